@@ -1,0 +1,152 @@
+"""Attention over packed rows: documents laid end to end in one row, each attending to itself only.
+
+    row        a0 a1 a2 | b0 b1 | c0 c1 c2 c3          cu_seq_lens = 0 3 5 9
+    position    0  1  2 |  0  1 |  0  1  2  3
+
+The boundaries travel as `cu_seq_lens_q`, the keyword that transformers hands through to every attention layer, and
+attention runs once per document. So isolation depends on nothing else: no mask, no cache flag, no position trick; and
+no T x T mask is ever made. Cost: sum of squares of the document lengths instead of the square of their sum.
+
+It is registered through transformers' own extension point when first used, and is active only inside the context
+`packed_attention(model)`; the model's attention is untouched before and after. Called without boundaries it refuses.
+
+Shapes: B batch, H query heads, K key/value heads, T tokens, D head dim.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch.nn import functional as F  # noqa: N812
+
+from hasten.errors import CapabilityError
+
+NAME = "hasten_packed"
+
+
+@contextmanager
+def packed_attention(model: Any) -> Iterator[None]:
+    """Let a model read packed rows inside the block; its own attention is back afterwards.
+
+    Args:
+        model: a transformers model or a `PeftModel` on one, whose attention layers use `AttentionInterface`.
+    """
+    from transformers import AttentionInterface
+
+    AttentionInterface.register(NAME, packed_attention_forward)
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    before = base.config._attn_implementation
+    base.set_attn_implementation(NAME)
+    try:
+        yield
+    finally:
+        base.set_attn_implementation(before)
+
+
+def packed_attention_forward(
+    module: torch.nn.Module,
+    query_BHTD: torch.Tensor,
+    key_BKTD: torch.Tensor,
+    value_BKTD: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    cu_seq_lens_q: torch.Tensor | None = None,
+    max_length_q: int | None = None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    """Causal attention within each document; transformers' attention signature.
+
+    Args:
+        module: the attention layer (unused; part of the signature).
+        query_BHTD: queries, B = 1.
+        key_BKTD: keys, K divides H.
+        value_BKTD: values.
+        attention_mask: must be None: boundaries isolate documents, masks do not.
+        dropout: attention dropout probability.
+        scaling: factor on the scores; None is 1/sqrt(D).
+        sliding_window: how many positions back a query sees, itself included; None is all.
+        cu_seq_lens_q: int32 ``[documents + 1]``, starts of the documents and the end of the row.
+        max_length_q: the longest document.
+        **kwargs: what a family adds; `softcap` is refused.
+
+    Returns:
+        Attention output ``[B, T, H, D]`` and None (no weights are returned).
+
+    Raises:
+        CapabilityError: no boundaries, a mask, a batch, or soft-capped scores.
+    """
+    if cu_seq_lens_q is None or attention_mask is not None or query_BHTD.shape[0] != 1 or kwargs.get("softcap"):
+        raise CapabilityError(
+            "packed attention",
+            f"batch {query_BHTD.shape[0]}, boundaries {'given' if cu_seq_lens_q is not None else 'missing'}, "
+            f"mask {'given' if attention_mask is not None else 'none'}, softcap {kwargs.get('softcap')}",
+            "It reads one packed row with its document boundaries and no mask.",
+            "Leave the block `packed_attention(model)` to run ordinary batches.",
+        )
+    if _varlen_fits(query_BHTD, sliding_window, dropout):
+        out_THD = _varlen(query_BHTD, key_BKTD, value_BKTD, scaling, cu_seq_lens_q, max_length_q)
+        return out_THD.unsqueeze(0), None
+    lengths = cu_seq_lens_q.diff().tolist()
+    documents = zip(
+        query_BHTD.split(lengths, dim=2),
+        key_BKTD.split(lengths, dim=2),
+        value_BKTD.split(lengths, dim=2),
+        strict=True,
+    )
+    outputs = [
+        F.scaled_dot_product_attention(
+            query,
+            key,
+            value,
+            attn_mask=_window_mask(query, sliding_window),
+            dropout_p=dropout,
+            is_causal=not _window_cuts(query, sliding_window),
+            scale=scaling,
+            enable_gqa=query.shape[1] != key.shape[1],
+        )
+        for query, key, value in documents
+    ]
+    return torch.cat(outputs, dim=2).transpose(1, 2), None
+
+
+def _window_cuts(query_BHTD: torch.Tensor, window: int | None) -> bool:
+    return window is not None and query_BHTD.shape[2] > window
+
+
+def _window_mask(query_BHTD: torch.Tensor, window: int | None) -> torch.Tensor | None:
+    if window is None or not _window_cuts(query_BHTD, window):
+        return None
+    position = torch.arange(query_BHTD.shape[2], device=query_BHTD.device)
+    back = position[:, None] - position[None, :]
+    return (back >= 0) & (back < window)
+
+
+def _varlen_fits(query_BHTD: torch.Tensor, window: int | None, dropout: float) -> bool:
+    """torch's variable-length kernel: CUDA, 16 bit, no window, no dropout."""
+    sixteen_bit = query_BHTD.dtype in (torch.bfloat16, torch.float16)
+    return query_BHTD.is_cuda and sixteen_bit and window is None and dropout == 0.0
+
+
+def _varlen(
+    query_BHTD: torch.Tensor,
+    key_BKTD: torch.Tensor,
+    value_BKTD: torch.Tensor,
+    scaling: float | None,
+    cu_seq_lens: torch.Tensor,
+    longest: int | None,
+) -> torch.Tensor:
+    from torch.nn.attention.varlen import varlen_attn
+
+    groups = query_BHTD.shape[1] // key_BKTD.shape[1]
+    query_THD, key_THD, value_THD = (
+        part.squeeze(0).transpose(0, 1).contiguous()
+        for part in (query_BHTD, key_BKTD.repeat_interleave(groups, 1), value_BKTD.repeat_interleave(groups, 1))
+    )
+    longest = longest if longest is not None else int(cu_seq_lens.diff().max())
+    starts = cu_seq_lens.to(torch.int32)
+    return varlen_attn(query_THD, key_THD, value_THD, starts, starts, longest, longest, window_size=(-1, 0), scale=scaling)

@@ -1,0 +1,52 @@
+"""The `hasten` program: its commands, and how an error becomes one message and an exit code."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import click
+import typer
+
+from hasten.cli import chat, demo, run, runs, show, stop, train
+from hasten.errors import HastenError
+
+app = typer.Typer(
+    name="hasten",
+    help="Fine-tune language models faster and in less memory; hand them on unchanged.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+for _module in (demo, train, chat, run, runs, show, stop):
+    app.command(**_module.OPTIONS)(_module.command)
+
+_INTERRUPTED = 130
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run one command and leave the process with its exit code.
+
+    A `HastenError` is the user's to mend: one message on standard error (and, with ``--json``, the same as an object
+    on standard output) and the exit code of its category. Anything else is a fault of ours and shows its traceback.
+    """
+    arguments = sys.argv[1:] if arguments is None else arguments
+    try:
+        code = app(args=arguments, standalone_mode=False)
+    except HastenError as error:
+        _tell(str(error), error.as_dict(), arguments)
+        code = error.exit_code
+    except click.ClickException as error:
+        message = error.format_message()
+        _tell(f"{message} (see `hasten --help`)", {"error": "UsageError", "message": message}, arguments)
+        code = error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        code = _INTERRUPTED
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _tell(message: str, fields: dict[str, object], arguments: list[str]) -> None:
+    sys.stderr.write(f"error: {message}\n")
+    if "--json" in arguments:
+        sys.stdout.write(json.dumps({"ok": False, **fields}, ensure_ascii=False) + "\n")

@@ -1,0 +1,1 @@
+"""From rows to tokens: sources, formats, templates and masks, packing."""

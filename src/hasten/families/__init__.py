@@ -1,0 +1,1 @@
+"""What hasten knows about each architecture: one short declarative file per family."""

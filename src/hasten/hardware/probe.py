@@ -1,0 +1,96 @@
+"""What this machine is: one frozen record, read once, passed to everything that decides.
+
+torch is imported inside the functions, so that `import hasten` stays light and touches no device.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import platform
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hardware:
+    """Facts about the device that will do the work."""
+
+    device: str
+    """Device string for torch: ``cpu`` or ``cuda:0``."""
+    name: str
+    """The product name, as the driver or the kernel gives it."""
+    total_bytes: int
+    """Memory of the device (of the machine, on a CPU), in bytes."""
+    cores: int
+    """CPU cores this process may use."""
+    bf16: bool
+    """Whether bfloat16 arithmetic runs natively on the device."""
+    capability: tuple[int, int] | None = None
+    """CUDA compute capability, or None on a CPU."""
+    unified_memory: bool = False
+    """Whether the device shares its memory with the CPU (DGX Spark)."""
+
+    @property
+    def is_cuda(self) -> bool:
+        """Whether the device is a CUDA device."""
+        return self.device.startswith("cuda")
+
+    def as_dict(self) -> dict[str, object]:
+        """Plain values for the run record."""
+        return dataclasses.asdict(self)
+
+
+def probe() -> Hardware:
+    """Read the machine: the first visible CUDA device, otherwise the CPU."""
+    import torch
+
+    if torch.cuda.is_available():
+        properties = torch.cuda.get_device_properties(0)
+        return Hardware(
+            device="cuda:0",
+            name=properties.name,
+            total_bytes=properties.total_memory,
+            cores=usable_cores(),
+            bf16=properties.major >= 8,
+            capability=(properties.major, properties.minor),
+            unified_memory=bool(getattr(properties, "is_integrated", False)),
+        )
+    import psutil
+
+    return Hardware(
+        device="cpu",
+        name=platform.processor() or platform.machine(),
+        total_bytes=psutil.virtual_memory().total,
+        cores=usable_cores(),
+        bf16=False,
+    )
+
+
+def usable_cores() -> int:
+    """CPU cores this process is allowed to run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def peak_bytes(hardware: Hardware) -> int:
+    """The most memory this process has held so far, in bytes: device memory on CUDA, resident memory on a CPU."""
+    if hardware.is_cuda:
+        import torch
+
+        return torch.cuda.max_memory_allocated(hardware.device)
+    import resource
+    import sys
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def is_bf16_supported() -> bool:
+    """Whether training in bfloat16 works here.
+
+    True on CUDA devices of compute capability 8.0 and later and on every CPU (where torch emulates it if need be);
+    scripts use it to choose between ``bf16=True`` and ``fp16=True``, and half precision does not train on a CPU.
+    """
+    machine = probe()
+    return machine.bf16 or not machine.is_cuda

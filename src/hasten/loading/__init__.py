@@ -1,0 +1,1 @@
+"""From a name to a plain Hugging Face model and its tokenizer."""

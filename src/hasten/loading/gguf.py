@@ -1,0 +1,69 @@
+"""A GGUF file becomes an ordinary model folder: dequantized once, cached by content.
+
+Reading a GGUF takes transformers many seconds each time, and a model loaded straight from one still calls itself
+quantized: it can be neither saved nor trained. Converting once, with ``GgufConfig(dequantize=True)``, gives the same
+weights as plain safetensors.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from hasten.errors import ModelError
+from hasten.files import make_folder, new_folder
+
+_READ_BYTES = 1 << 20
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file, as hexadecimal text."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(_READ_BYTES):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def model_folder(gguf_path: Path, cache: Path) -> Path:
+    """The folder with the dequantized weights and the tokenizer of a GGUF file; converted if it is not cached yet.
+
+    Args:
+        gguf_path: the GGUF file.
+        cache: the folder that keeps converted models.
+
+    Raises:
+        ModelError: the file is no GGUF, or its architecture is unknown to transformers.
+        StorageError: the cache cannot be written.
+    """
+    with gguf_path.open("rb") as file:
+        if file.read(4) != b"GGUF":
+            raise ModelError(str(gguf_path), "not a GGUF file", "Its first four bytes must be 'GGUF'.", "Download it again.")
+    folder = cache / f"{gguf_path.stem}-{sha256(gguf_path)[:16]}"
+    if folder.is_dir():
+        return folder
+    make_folder(cache)
+    with new_folder(folder) as temporary:
+        _convert(gguf_path, temporary)
+    return folder
+
+
+def _convert(gguf_path: Path, target: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+    where = {"pretrained_model_name_or_path": str(gguf_path.parent), "gguf_file": gguf_path.name}
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(**where)
+        model = AutoModelForCausalLM.from_pretrained(
+            **where, dtype=torch.float32, quantization_config=GgufConfig(dequantize=True)
+        )
+    except (ValueError, KeyError, OSError) as cause:
+        raise ModelError(
+            str(gguf_path),
+            f"transformers cannot read it ({cause})",
+            "Its architecture or one of its tensor types is not supported.",
+            "Use the model's Hugging Face folder instead.",
+        ) from cause
+    model.save_pretrained(target)
+    tokenizer.save_pretrained(target)

@@ -1,0 +1,161 @@
+"""What a model name means: the embedded model, a folder, an adapter folder, a GGUF file, or a hub repository.
+
+A name is never mapped to another repository: an existing local folder wins over a hub repository of the same name, and
+what was chosen is printed. Folders are inspected before any loader runs, so that a missing file, pickle weights or
+remote code end in one sentence instead of a stack of causes.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from hasten.errors import ModelError
+
+Kind = Literal["demo", "folder", "adapter", "gguf", "hub"]
+DEMO = "demo"
+_HUB_ID = re.compile(r"[\w][\w.-]*(/[\w][\w.-]*)?")
+_PICKLES = (".bin", ".pt", ".pth", ".ckpt")
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a model comes from."""
+
+    kind: Kind
+    name: str
+    """As the user gave it; for local files an absolute path."""
+
+    @property
+    def path(self) -> Path:
+        """The folder or file of a local source."""
+        return Path(self.name)
+
+
+def resolve(name: str, *, allow_pickle: bool = False, allow_remote_code: bool = False) -> Source:
+    """Find out what a model name means.
+
+    Args:
+        name: ``"demo"``, a folder, a ``.gguf`` file or a hub id such as ``org/name``.
+        allow_pickle: accept a folder whose only weights are pickles, which can run code when loaded.
+        allow_remote_code: accept a folder whose model is defined by Python files of its own.
+
+    Raises:
+        ModelError: nothing is there, it holds no weights, or it needs a permission that was not given.
+    """
+    if name == DEMO:
+        return Source("demo", DEMO)
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return _inspect_folder(path.resolve(), allow_pickle=allow_pickle, allow_remote_code=allow_remote_code)
+    if path.is_file():
+        if path.suffix.lower() == ".gguf":
+            return Source("gguf", str(path.resolve()))
+        raise ModelError(name, "a file that is no GGUF", "A model is a folder or a .gguf file.", "Name its folder.")
+    if _looks_like_path(name):
+        remedy = _neighbours(path) or "Check the spelling and the working folder."
+        raise ModelError(name, "no such file or folder", "A local model must exist.", remedy)
+    if not _HUB_ID.fullmatch(name):
+        rule = "A hub id is 'organisation/name' of letters, digits, '.', '_' and '-'."
+        raise ModelError(name, "neither a local folder nor a hub id", rule, "Correct it, or use 'demo'.")
+    return Source("hub", name)
+
+
+def read_json(path: Path) -> dict[str, object]:
+    """A JSON object from a model folder.
+
+    Raises:
+        ModelError: the file is not a JSON object.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as cause:
+        raise ModelError(str(path), f"not valid JSON ({cause})", "A model folder's settings are JSON.", "Download it again.") from cause
+    if not isinstance(value, dict):
+        raise ModelError(str(path), "not a JSON object", "A model folder's settings are an object.", "Download it again.")
+    return value
+
+
+def check_remote_code(config: dict[str, object], where: str, *, allowed: bool) -> None:
+    """Refuse a model that only its own Python files define, unless allowed.
+
+    Raises:
+        ModelError: the model type is unknown to transformers, or remote code would be needed.
+    """
+    from transformers import CONFIG_MAPPING
+
+    from hasten.errors import did_you_mean
+
+    model_type = str(config.get("model_type", ""))
+    if model_type in CONFIG_MAPPING or allowed:
+        return
+    if "auto_map" in config:
+        raise ModelError(
+            where,
+            "it needs Python code from its own repository",
+            "Code of others is not run unless you ask for it.",
+            "Read that code, then pass trust_remote_code=True.",
+        )
+    raise ModelError(
+        where,
+        f"model_type {model_type!r}",
+        "The installed transformers does not know this architecture.",
+        did_you_mean(model_type, CONFIG_MAPPING.keys(), "Upgrade transformers, or check config.json."),
+    )
+
+
+def _inspect_folder(path: Path, *, allow_pickle: bool, allow_remote_code: bool) -> Source:
+    files = sorted(entry.name for entry in path.iterdir() if entry.is_file())
+    if "adapter_config.json" in files and "config.json" not in files:
+        _require_weights(path, files, "adapter_model", allow_pickle=allow_pickle)
+        return Source("adapter", str(path))
+    ggufs = [name for name in files if name.lower().endswith(".gguf")]
+    if "config.json" not in files:
+        if ggufs:
+            raise ModelError(str(path), "a folder of GGUF files", "One file is one model.", f"Name it: '{path / ggufs[0]}'.")
+        raise ModelError(
+            str(path),
+            f"no config.json among {len(files)} files",
+            "A model folder has config.json, weights and a tokenizer; an adapter folder has adapter_config.json.",
+            "Name the folder that holds them.",
+        )
+    config = read_json(path / "config.json")
+    check_remote_code(config, str(path), allowed=allow_remote_code)
+    _require_weights(path, files, "model", allow_pickle=allow_pickle)
+    return Source("folder", str(path))
+
+
+def _require_weights(path: Path, files: list[str], stem: str, *, allow_pickle: bool) -> None:
+    if any(name.endswith(".safetensors") for name in files):
+        return
+    pickles = [name for name in files if name.endswith(_PICKLES)]
+    if not pickles:
+        raise ModelError(
+            str(path),
+            "a folder without weights",
+            f"It should hold {stem}.safetensors (or its shards).",
+            "Download the weights again, or name another folder.",
+        )
+    if not allow_pickle:
+        raise ModelError(
+            str(path),
+            f"only pickle weights ({pickles[0]})",
+            "A pickle can run any code when it is loaded, so it is refused unless asked for.",
+            "Convert it to safetensors, or pass use_safetensors=False if you trust its author.",
+        )
+
+
+def _looks_like_path(name: str) -> bool:
+    return name.startswith((".", "/", "~")) or "\\" in name or name.count("/") > 1 or name.lower().endswith(".gguf")
+
+
+def _neighbours(path: Path) -> str | None:
+    from hasten.errors import nearest
+
+    if not path.parent.is_dir():
+        return f"The folder '{path.parent}' does not exist either."
+    match = nearest(path.name, [entry.name for entry in path.parent.iterdir()])
+    return f"Did you mean '{path.parent / match}'?" if match else None

@@ -1,0 +1,70 @@
+"""Putting a fresh adapter on a model, and taking stock of what will be trained."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from hasten.errors import ConfigError
+from hasten.families.base import family_of
+from hasten.lora.settings import LoraSettings
+from hasten.lora.targets import resolve_targets
+
+
+@dataclass
+class Attached:
+    """A model with an adapter."""
+
+    model: Any
+    targets: list[str]
+    notes: list[str] = field(default_factory=list)
+
+
+def attach(model: Any, settings: LoraSettings, **peft: Any) -> Attached:
+    """Wrap a model with a new LoRA adapter.
+
+    The first values of A depend on `settings.seed` alone: the global random state is left as it was.
+
+    Args:
+        model: a plain transformers model (not yet a `PeftModel`).
+        settings: rank, strength, targets.
+        **peft: further fields of `peft.LoraConfig`.
+
+    Raises:
+        ConfigErrors: a target matches no module.
+        ConfigError: the model already has an adapter.
+    """
+    import torch
+    from peft import LoraConfig, PeftModel, get_peft_model
+
+    if isinstance(model, PeftModel):
+        raise ConfigError(
+            "lora",
+            "this model already has an adapter",
+            "Starting a new adapter and continuing one are two things.",
+            "Train it as it is to continue, or load the base model to start anew.",
+        )
+    targets, notes = resolve_targets(model, settings.targets, family_of(model.config.model_type))
+    config = LoraConfig(
+        task_type="CAUSAL_LM",
+        r=settings.r,
+        lora_alpha=settings.alpha,  # type: ignore[arg-type]  # peft says int and takes any number
+        lora_dropout=settings.dropout,
+        target_modules=targets,
+        use_rslora=settings.rslora,
+        bias=settings.bias,  # type: ignore[arg-type]
+        modules_to_save=settings.modules_to_save or None,
+        **peft,
+    )
+    devices = [model.device] if model.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(settings.seed)
+        adapted = get_peft_model(model, config)
+    return Attached(adapted, targets, notes)
+
+
+def trainable_parameters(model: Any) -> tuple[int, int]:
+    """Number of trained values and of all values."""
+    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    total = sum(parameter.numel() for parameter in model.parameters())
+    return trained, total

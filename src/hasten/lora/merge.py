@@ -1,0 +1,93 @@
+"""The adapter folded into plain weights: W + scale * B A for every adapted module, everything else as it was.
+
+The live model is not changed: merged tensors are made one at a time, so a run can merge, look, and go on training.
+Weights that were trained in 4 bit are merged as the dequantized values that the adapter was trained against.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hasten.errors import CapabilityError
+
+
+def merged_state_dict(model: Any, dtype: Any = None) -> dict[str, Any]:
+    """The state dict of the base model with the adapter merged in.
+
+    Args:
+        model: a `PeftModel` with one active LoRA adapter.
+        dtype: torch dtype of the result; None keeps each weight's own (float32, or the compute dtype of 4-bit weights).
+
+    Returns:
+        Names as the plain base model has them -> CPU tensors. Sums are made in float32. Tied weights appear under both
+        names and share memory.
+
+    Raises:
+        CapabilityError: an adapter is on a tied embedding or head, where merging changes both sides.
+    """
+    import torch
+
+    base = model.get_base_model()
+    adapted = {name: module for name, module in base.named_modules() if hasattr(module, "get_delta_weight")}
+    _refuse_tied(base, adapted)
+    merged: dict[str, Any] = {}
+    shared: dict[int, Any] = {}
+    with torch.no_grad():
+        for name, value in base.state_dict(keep_vars=True).items():
+            plain = _plain_name(name)
+            if plain is None:
+                continue
+            owner = plain.rpartition(".")[0]
+            if id(value) not in shared:
+                shared[id(value)] = _merge_one(value, adapted.get(owner), plain, dtype)
+            merged[plain] = shared[id(value)]
+    return merged
+
+
+def _merge_one(value: Any, module: Any, name: str, dtype: Any) -> Any:
+    import torch
+
+    weight = _dequantized(value)
+    is_weight = name.endswith(".weight")
+    if module is not None and is_weight:
+        total = weight.to(torch.float32)
+        for adapter in module.active_adapters:
+            if adapter in module.lora_A or adapter in getattr(module, "lora_embedding_A", {}):
+                total = total + module.get_delta_weight(adapter).to(torch.float32)
+        weight = total.to(weight.dtype)
+    if dtype is not None and weight.is_floating_point():
+        weight = weight.to(dtype)
+    return weight.detach().to("cpu").clone()
+
+
+def _dequantized(value: Any) -> Any:
+    state = getattr(value, "quant_state", None)
+    if state is None:
+        return value
+    from bitsandbytes.functional import dequantize_4bit
+
+    return dequantize_4bit(value.data, state)
+
+
+def _plain_name(name: str) -> str | None:
+    """The name a plain model has for a tensor, or None for what exists only because of the adapter or of 4 bit."""
+    if "lora_" in name or "original_module" in name:
+        return None
+    for marker in (".weight.absmax", ".weight.quant_map", ".weight.nested_", ".weight.quant_state"):
+        if marker in name:
+            return None
+    return name.replace(".base_layer.", ".").replace(".modules_to_save.default.", ".")
+
+
+def _refuse_tied(base: Any, adapted: dict[str, Any]) -> None:
+    if not getattr(base.config, "tie_word_embeddings", False):
+        return
+    ends = {id(base.get_input_embeddings()), id(base.get_output_embeddings())}
+    for name, module in adapted.items():
+        if id(module) in ends:
+            raise CapabilityError(
+                f"merge of '{name}'",
+                "its weight is tied to the other end of the model",
+                "Merging would change both ends, although only one was trained.",
+                "Save the adapter with save_method='lora', or train without an adapter on embeddings and head.",
+            )

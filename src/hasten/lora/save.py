@@ -1,0 +1,65 @@
+"""An adapter on disk: PEFT's own files, written completely or not at all, with a base that others can find."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from hasten.errors import TrainingError
+from hasten.files import new_folder
+
+
+def save_adapter(model: Any, tokenizer: Any, folder: Path, base_name: str) -> None:
+    """Write an adapter and its tokenizer; an existing folder is replaced once the new one is complete.
+
+    Args:
+        model: a `PeftModel`.
+        tokenizer: saved beside it, so that the chat template travels along.
+        folder: where to.
+        base_name: how the base model is called ("demo", a hub id, a folder); it is what a loader will look for.
+
+    Raises:
+        StorageError: the folder cannot be written, or the disk is full.
+        TrainingError: a value of the adapter is not finite.
+    """
+    refuse_nonfinite(model)
+    config = model.peft_config[model.active_adapter]
+    before = config.base_model_name_or_path
+    with new_folder(folder) as temporary:
+        # peft would ask the hub whether the embedding was resized; whether it was trained is known here.
+        trains_embedding = any(name in ("embed_tokens", "lm_head") for name in config.target_modules or ())
+        config.base_model_name_or_path = base_name
+        try:
+            model.save_pretrained(str(temporary), save_embedding_layers=trains_embedding)
+        finally:
+            config.base_model_name_or_path = before
+        tokenizer.save_pretrained(str(temporary))
+
+
+def refuse_nonfinite(model: Any) -> None:
+    """Refuse an adapter that holds NaN or infinity.
+
+    Raises:
+        TrainingError: naming the first such parameter.
+    """
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad and not parameter.isfinite().all():
+            raise TrainingError(
+                name, "it holds NaN or infinity", "Such an adapter is never saved.", "Train again with a lower learning rate."
+            )
+
+
+def refuse_untouched(model: Any) -> None:
+    """Refuse an adapter whose every B matrix is still zero: nothing was learnt.
+
+    Raises:
+        TrainingError: if so.
+    """
+    matrices = [parameter for name, parameter in model.named_parameters() if "lora_B" in name]
+    if matrices and not any(matrix.any() for matrix in matrices):
+        raise TrainingError(
+            "the adapter",
+            "every B matrix is still zero",
+            "Nothing was learnt.",
+            "Raise training.learning_rate, or check that rows have something to learn.",
+        )

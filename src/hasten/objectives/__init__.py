@@ -1,0 +1,1 @@
+"""What is minimised: small files over one way of computing log-probabilities."""

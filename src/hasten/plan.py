@@ -1,0 +1,137 @@
+"""The Plan: every decision about how a run is computed, taken in one place by a pure function.
+
+Nothing here looks at a device, loads a model or reads a clock: `make_plan` maps (model facts, hardware facts, what the
+user asked for) to decisions, so each of them can be tested with a made-up machine. Everything else obeys the Plan.
+Each decision carries its reason, and whether it is a fallback; the run header prints them and the run record keeps
+them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from hasten.errors import ConfigError
+from hasten.families.base import Family
+from hasten.hardware.probe import Hardware
+
+DType = Literal["bfloat16", "float16", "float32"]
+Layout = Literal["packed", "padded"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What the user asked for; ``auto`` leaves the choice to the Plan."""
+
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
+    load_in_4bit: bool = False
+    packing: Literal["auto", "on", "off"] = "auto"
+    checkpointing: Literal["auto", "on", "off"] = "auto"
+    optimizer: str = "adamw"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decision:
+    """One line of the run header."""
+
+    part: str
+    choice: str
+    why: str
+    fallback: bool = False
+
+    def as_dict(self) -> dict[str, object]:
+        """Plain values for the run record."""
+        return {"part": self.part, "choice": self.choice, "why": self.why, "fallback": self.fallback}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """How a run is computed."""
+
+    device: str
+    dtype: DType
+    load_in_4bit: bool
+    autocast: bool
+    layout: Layout
+    checkpointing: bool
+    optimizer: str
+    decisions: tuple[Decision, ...]
+
+
+def choose_dtype(hardware: Hardware, requested: str) -> tuple[DType, Decision]:
+    """The dtype of frozen weights and activations.
+
+    Raises:
+        ConfigError: half precision was asked for on a CPU, where its gradients underflow.
+    """
+    if requested == "float16" and not hardware.is_cuda:
+        raise ConfigError(
+            "model.dtype", "'float16' on a CPU", "Half precision trains on GPUs only.", "Use 'auto' or 'bfloat16'."
+        )
+    if requested != "auto":
+        dtype: DType = requested  # type: ignore[assignment]
+        return dtype, Decision(part="dtype", choice=dtype, why="asked for")
+    if not hardware.is_cuda:
+        return "float32", Decision(part="dtype", choice="float32", why="exact, and the fastest that every CPU has")
+    if hardware.bf16:
+        return "bfloat16", Decision(part="dtype", choice="bfloat16", why="native on this device")
+    return "float16", Decision(
+        part="dtype", choice="float16", why="this device has no bfloat16 units", fallback=True
+    )
+
+
+def make_plan(hardware: Hardware, family: Family, model_type: str, request: Request) -> Plan:
+    """Decide everything about a run.
+
+    Args:
+        hardware: the machine, from `hasten.hardware.probe.probe`.
+        family: the model's family, from `hasten.families.base.family_of`.
+        model_type: the model's own ``config.model_type``, for messages.
+        request: what the user asked for.
+
+    Raises:
+        ConfigError: the request contradicts the machine or the family.
+    """
+    dtype, dtype_decision = choose_dtype(hardware, request.dtype)
+    decisions = [
+        Decision(part="device", choice=hardware.device, why=f"{hardware.name}, {hardware.total_bytes / 2**30:.0f} GiB"),
+        dtype_decision,
+    ]
+    if request.load_in_4bit:
+        decisions.append(Decision(part="frozen weights", choice="NF4", why="4-bit storage was asked for"))
+    layout = _choose_layout(family, model_type, request, decisions)
+    checkpointing = request.checkpointing == "on"
+    if request.checkpointing == "auto":
+        decisions.append(Decision(part="checkpointing", choice="off", why="recomputing costs about a third of the speed"))
+    else:
+        decisions.append(Decision(part="checkpointing", choice=request.checkpointing, why="asked for"))
+    return Plan(
+        device=hardware.device,
+        dtype=dtype,
+        load_in_4bit=request.load_in_4bit,
+        autocast=dtype != "float32",
+        layout=layout,
+        checkpointing=checkpointing,
+        optimizer=request.optimizer,
+        decisions=tuple(decisions),
+    )
+
+
+def _choose_layout(family: Family, model_type: str, request: Request, decisions: list[Decision]) -> Layout:
+    if request.packing == "off":
+        decisions.append(Decision(part="rows", choice="padded", why="packing was turned off"))
+        return "padded"
+    if family.supports("packing"):
+        why = f"{family.name}: documents are isolated in attention, no padding is computed"
+        decisions.append(Decision(part="rows", choice="packed", why=why))
+        return "packed"
+    if request.packing == "on":
+        raise ConfigError(
+            "training.packing",
+            f"'on' for model type '{model_type}'",
+            "No test shows yet that this architecture keeps packed documents apart.",
+            "Use 'auto', which pads its rows.",
+        )
+    why = f"packing is not proven for model type '{model_type}'"
+    decisions.append(Decision(part="rows", choice="padded", why=why, fallback=True))
+    return "padded"

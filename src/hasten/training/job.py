@@ -1,0 +1,338 @@
+"""The training job: from a configuration to an adapter on disk, with everything about it in one run folder.
+
+Order matters: whatever can be wrong with the user's input is found before the run folder exists, and the run folder
+exists before the first expensive step, so a run either never was or can be looked at.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from hasten import schema
+from hasten.data.packing import Example
+from hasten.data.prepare import Prepared, content_hash, prepare, split
+from hasten.data.sources import read_rows
+from hasten.errors import HastenError
+from hasten.families.base import Family, family_of
+from hasten.files import require_writable
+from hasten.hardware.probe import Hardware, peak_bytes, probe
+from hasten.loading.model import LoadOptions, Loaded, config_of, load
+from hasten.lora.attach import attach, trainable_parameters
+from hasten.lora.checkpointing import enable_checkpointing
+from hasten.lora.save import refuse_untouched, save_adapter
+from hasten.plan import Decision, Plan, Request, choose_dtype, make_plan
+from hasten.report.console import make_console
+from hasten.report.progress import TrainingProgress
+from hasten.runs.folder import RunFolder
+from hasten.runs.status import StatusWriter
+from hasten.training import record
+from hasten.training.callbacks import Recorder, Requests, last_checkpoint, trainer_callbacks
+from hasten.training.config import RunConfig
+from hasten.training.samples import Sample, answer_all, choose
+from hasten.training.trainer import Arguments, SftTrainer
+
+
+@dataclass
+class Result:
+    """What a finished run has to show."""
+
+    run: Path
+    adapter: Path
+    losses: list[float]
+    heldout_loss_before: float
+    heldout_loss_after: float
+    supervised_tokens_per_s: float
+    real_tokens_per_s: float
+    peak_bytes: int
+    train_s: float
+    total_s: float
+    steps: int
+    stopped: bool
+    samples: list[Sample] = field(default_factory=list)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for `result.json` and ``--json``."""
+        values = {**vars(self), "run": str(self.run), "adapter": str(self.adapter)}
+        values["samples"] = [
+            {"prompt": sample.prompt, "before": sample.before, "after": sample.after} for sample in self.samples
+        ]
+        return values
+
+
+@dataclass
+class Job:
+    """A run whose inputs are proven: model on the device, adapter attached, rows tokenized."""
+
+    config: RunConfig
+    hardware: Hardware
+    family: Family
+    plan: Plan
+    loaded: Loaded
+    model: Any
+    training: Prepared
+    heldout: list[Example]
+    samples: list[Sample]
+    data_hash: str
+    notes: list[str]
+
+
+def train(config: RunConfig, *, console: Console | None = None, command: str = "train", resume: bool = False) -> Result:
+    """Train an adapter.
+
+    Args:
+        config: model, data, adapter, training; see `RunConfig`.
+        console: where people's text goes; None is standard output.
+        command: what started it, for the run record.
+        resume: continue in `config.output` from its newest complete checkpoint.
+
+    Raises:
+        HastenError: its category tells whose the trouble is; once training has begun, the run folder has it too.
+    """
+    import sys
+
+    console = console or make_console(sys.stdout)
+    started = time.perf_counter()
+    job = prepare_job(config, console)
+    run = _run_folder(config, resume)
+    with StatusWriter(run.path) as status, _recorded_failure(run, status), _deaf_to_hangup():
+        decisions = _decisions(job)
+        if not resume:
+            run.write_record(record.make(job.config, job.hardware, decisions, job.data_hash, job.loaded, command))
+        _print_header(console, run, decisions, job)
+        result = _run(job, run, status, console, started, resume)
+        run.write_result(result.as_dict())
+        status.close("stopped" if result.stopped else "finished", "")
+    return result
+
+
+def prepare_job(config: RunConfig, console: Console) -> Job:
+    """Prove every input: settings, model, rows, adapter targets. Writes nothing.
+
+    Raises:
+        HastenError: the first thing that is wrong (all settings' problems together).
+    """
+    schema.check(config)
+    require_writable(Path(config.output or config.runs))
+    rows = read_rows(config.data.source)
+    training_rows, heldout_rows = split(rows, config.data)
+    hardware = probe()
+    settings = config.model
+    dtype, _ = choose_dtype(hardware, settings.dtype)
+    options = LoadOptions(
+        device=hardware.device,
+        dtype=dtype,
+        load_in_4bit=settings.load_in_4bit,
+        revision=settings.revision,
+        trust_remote_code=settings.trust_remote_code,
+        use_safetensors=settings.use_safetensors,
+    )
+    if settings.name == "demo":
+        console.print("model: SmolLM2-135M-Instruct (downloaded and converted on first use)", highlight=False)
+    model_type = config_of(settings.name, options).model_type
+    family = family_of(model_type)
+    request = Request(
+        dtype=settings.dtype,
+        load_in_4bit=settings.load_in_4bit,
+        packing=config.training.packing,
+        checkpointing=config.training.checkpointing,
+        optimizer=config.training.optimizer,
+    )
+    plan = make_plan(hardware, family, model_type, request)
+    loaded = load(settings.name, options)
+    training = prepare(training_rows, loaded.tokenizer, config.data)
+    heldout = prepare(heldout_rows, loaded.tokenizer, config.data).examples if heldout_rows else []
+    notes = list(loaded.notes)
+    model = loaded.model
+    if loaded.source.kind == loaded.base.kind:
+        attached = attach(model, config.lora)
+        model, notes = attached.model, notes + attached.notes
+    else:
+        notes.append("the adapter that was named is trained on; lora settings are its own")
+    if plan.checkpointing:
+        enable_checkpointing(model)
+    samples = choose(heldout_rows, config.training.samples)
+    return Job(config, hardware, family, plan, loaded, model, training, heldout, samples, content_hash(rows), notes)
+
+
+def _run_folder(config: RunConfig, resume: bool) -> RunFolder:
+    if resume and config.output:
+        return RunFolder.open(Path(config.output))
+    return RunFolder.create_at(Path(config.output)) if config.output else RunFolder.create(Path(config.runs), None)
+
+
+def _decisions(job: Job) -> list[Decision]:
+    trained, total = trainable_parameters(job.model)
+    modules = "fast" if job.plan.layout == "packed" else "plain"
+    why = "packed attention and loss on learnt positions only; other modules are transformers' own"
+    if modules == "plain":
+        why = "transformers' own modules: this architecture has no fast path yet"
+    return [
+        *job.plan.decisions,
+        Decision(part="modules", choice=f"{job.family.name}, {modules}", why=why, fallback=modules == "plain"),
+        Decision(part="adapter", choice=f"{trained:,} of {total:,} values trained", why=f"LoRA r{job.config.lora.r}"),
+        *(Decision(part="note", choice=note, why="found while loading") for note in job.notes),
+    ]
+
+
+def _print_header(console: Console, run: RunFolder, decisions: Sequence[Decision], job: Job) -> None:
+    console.print(f"run: {run.path}", highlight=False, markup=False)
+    for decision in decisions:
+        mark = " (fallback)" if decision.fallback else ""
+        console.print(f"  {decision.part}: {decision.choice}{mark}: {decision.why}", highlight=False, markup=False)
+    for line in job.training.report():
+        console.print(f"  data: {line}", highlight=False, markup=False)
+
+
+def _run(job: Job, run: RunFolder, status: StatusWriter, console: Console, started: float, resume: bool) -> Result:
+    settings = job.config.training
+    trainer = make_trainer(job, run.checkpoints)
+    total = trainer_steps(trainer)
+    before = trainer.heldout_loss()
+    if job.heldout:
+        run.log_metrics({"step": 0, "heldout_loss": before})
+        console.print(f"held-out loss before: {before:.4f}", highlight=False)
+    _sample(job, run, "before", 0)
+    requests = Requests(run, status)
+    status.set(state="running", step=0, total_steps=total)
+    with TrainingProgress(console, total) as progress:
+        recorder = Recorder(
+            run=run, status=status, progress=progress, hardware=job.hardware, take_counts=trainer.take_counts
+        )
+        trainer_callbacks(trainer, recorder, requests)
+        checkpoint = last_checkpoint(run.checkpoints) if resume else None
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    refuse_untouched(job.model)
+    after = trainer.heldout_loss()
+    if job.heldout:
+        run.log_metrics({"step": trainer.state.global_step, "heldout_loss": after})
+        console.print(f"held-out loss after:  {after:.4f}", highlight=False)
+    _sample(job, run, "after", trainer.state.global_step)
+    save_adapter(job.model, job.loaded.tokenizer, run.adapter, job.loaded.base.name)
+    train_s = recorder.train_s or float("nan")
+    return Result(
+        run=run.path,
+        adapter=run.adapter,
+        losses=recorder.losses,
+        heldout_loss_before=before,
+        heldout_loss_after=after,
+        supervised_tokens_per_s=recorder.supervised / train_s,
+        real_tokens_per_s=recorder.real / train_s,
+        peak_bytes=peak_bytes(job.hardware),
+        train_s=recorder.train_s,
+        total_s=time.perf_counter() - started,
+        steps=trainer.state.global_step,
+        stopped=requests.stopped,
+        samples=job.samples if settings.samples else [],
+    )
+
+
+def _sample(job: Job, run: RunFolder, when: str, step: int) -> None:
+    answers = answer_all(job.model, job.loaded.tokenizer, job.samples, job.config.training.sample_tokens)
+    for sample, text in zip(job.samples, answers, strict=True):
+        setattr(sample, when, text)
+        run.log_sample({"step": step, "when": when, "prompt": sample.prompt, "answer": text})
+
+
+def make_trainer(job: Job, checkpoints: Path) -> SftTrainer:
+    """The trainer of a prepared job.
+
+    Args:
+        job: proven inputs.
+        checkpoints: the folder for checkpoints.
+    """
+    from transformers.trainer_callback import PrinterCallback
+
+    settings, plan = job.config.training, job.plan
+    cuda = job.hardware.is_cuda
+    arguments = Arguments(
+        output_dir=str(checkpoints),
+        per_device_train_batch_size=settings.batch_size,
+        per_device_eval_batch_size=settings.batch_size,
+        gradient_accumulation_steps=settings.accumulation,
+        max_steps=settings.steps or -1,
+        num_train_epochs=settings.epochs,
+        learning_rate=settings.learning_rate,
+        lr_scheduler_type=settings.schedule if settings.schedule != "constant" else "constant_with_warmup",
+        warmup_steps=settings.warmup_steps,
+        weight_decay=settings.weight_decay,
+        max_grad_norm=settings.max_grad_norm,
+        optim="adamw_torch_fused" if plan.optimizer == "adamw" else plan.optimizer,
+        seed=settings.seed,
+        data_seed=settings.seed,
+        bf16=plan.autocast and plan.dtype == "bfloat16",
+        fp16=plan.autocast and plan.dtype == "float16",
+        use_cpu=not cuda,
+        logging_steps=1,
+        eval_strategy="steps" if settings.evaluate_every and job.heldout else "no",
+        eval_steps=settings.evaluate_every or None,
+        save_strategy="steps" if settings.save_every else "no",
+        save_steps=settings.save_every or 500,
+        save_total_limit=settings.keep_checkpoints,
+        report_to="none",
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        dataloader_pin_memory=cuda and not job.hardware.unified_memory,
+    )
+    trainer = SftTrainer(
+        model=job.model,
+        args=arguments,
+        plan=plan,
+        train_examples=job.training.examples,
+        heldout_examples=job.heldout,
+        pad_id=job.loaded.tokenizer.pad_token_id,
+        processing_class=job.loaded.tokenizer,
+    )
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+def trainer_steps(trainer: SftTrainer) -> int:
+    """How many optimizer steps the trainer will make."""
+    arguments = trainer.args
+    if arguments.max_steps > 0:
+        return arguments.max_steps
+    batches = len(trainer.get_train_dataloader())
+    per_epoch = max(-(-batches // arguments.gradient_accumulation_steps), 1)
+    return int(-(-arguments.num_train_epochs * per_epoch // 1))
+
+
+@contextmanager
+def _recorded_failure(run: RunFolder, status: StatusWriter) -> Iterator[None]:
+    """Whatever ends the run is written where its readers look, then raised on."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit):
+        status.close("stopped", "interrupted")
+        raise
+    except HastenError as error:
+        run.write_error(traceback.format_exc())
+        status.close("failed", str(error))
+        raise
+    except BaseException as error:
+        run.write_error(traceback.format_exc())
+        status.close("failed", f"{type(error).__name__}: {error}")
+        raise
+
+
+@contextmanager
+def _deaf_to_hangup() -> Iterator[None]:
+    """A closed terminal does not end the job: it goes on, and `hasten runs` still sees it."""
+    hangup = getattr(signal, "SIGHUP", None)
+    if hangup is None or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(hangup, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(hangup, before)
