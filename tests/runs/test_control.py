@@ -1,4 +1,5 @@
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -65,6 +66,11 @@ def test_only_a_living_job_can_be_asked(folder):
 
 def test_unknown_requests_name_the_nearest(folder):
     with pytest.raises(RunError, match="Did you mean 'evaluate'"):
-        request(folder, "evalute")
+        request(folder, "evaluat")
     with pytest.raises(RunError, match=", ".join(REQUESTS)):
         request(folder, "../stop")
+
+
+def test_a_taker_that_comes_second_gets_nothing(folder, monkeypatch):
+    monkeypatch.setattr(Path, "is_file", lambda self: True)  # it saw the file that the first one has just deleted
+    assert take(folder) == set()

@@ -124,7 +124,7 @@ def test_an_unfinished_last_line_is_ignored_and_then_dropped(tmp_path):
         file.write('{"step": 2, "loss": 1.0}')  # whole, but nobody knows that without its line end
     assert [row["step"] for row in folder.metrics()] == [1]
     assert folder.loss_ends() == (2.0, 2.0)
-    folder.log_metrics({"step": 2, "loss": 1.5})
+    RunFolder.open(folder.path).log_metrics({"step": 2, "loss": 1.5})
     assert path.read_text().splitlines() == ['{"step": 1, "loss": 2.0}', '{"step": 2, "loss": 1.5}']
 
 
@@ -204,11 +204,36 @@ def test_metrics_follow_a_job_that_went_back(tmp_path):
     ]
 
 
-def test_merged_rows_forget_values_that_became_finite(tmp_path):
+def test_an_evaluation_does_not_go_back(tmp_path):
     folder = started(tmp_path)
-    folder.log_metrics({"step": 1, "loss": float("nan"), "grad_norm": float("nan")})
+    folder.log_metrics({"step": 0, "heldout_loss": 9.0})
+    folder.log_metrics({"step": 1, "loss": 3.0})
+    folder.log_metrics({"step": 2, "loss": 2.0})
+    folder.log_metrics({"step": 0, "heldout_loss": 9.5})  # a resumed job measures the base model again
+    folder.log_metrics({"step": 3, "loss": 1.0})
+    assert folder.metrics() == [
+        {"step": 0, "heldout_loss": 9.5},
+        {"step": 1, "loss": 3.0},
+        {"step": 2, "loss": 2.0},
+        {"step": 3, "loss": 1.0},
+    ]
+
+
+def test_a_step_trained_again_keeps_nothing_of_its_first_time(tmp_path):
+    folder = started(tmp_path)
+    folder.log_metrics({"step": 1, "loss": float("nan"), "grad_norm": 1.0})
+    folder.log_metrics({"step": 1, "heldout_loss": 4.0})
     folder.log_metrics({"step": 1, "loss": 1.0})
-    assert folder.metrics() == [{"step": 1, "loss": 1.0, "grad_norm": None, "nonfinite": ["grad_norm"]}]
+    assert folder.metrics() == [{"step": 1, "loss": 1.0}]
+
+
+def test_the_lines_of_a_step_share_their_list_of_odd_values(tmp_path):
+    folder = started(tmp_path)
+    folder.log_metrics({"step": 1, "loss": 1.0, "grad_norm": float("nan"), "heldout_loss": float("nan")})
+    folder.log_metrics({"step": 1, "heldout_loss": 2.0})
+    assert folder.metrics() == [
+        {"step": 1, "loss": 1.0, "grad_norm": None, "heldout_loss": 2.0, "nonfinite": ["grad_norm"]}
+    ]
 
 
 def test_loss_ends_of_a_long_file_and_of_a_diverged_run(tmp_path):

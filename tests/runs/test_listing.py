@@ -86,7 +86,7 @@ def test_finding_by_name_by_path_and_the_last(tmp_path, monkeypatch):
     assert find_run(root, "runs/new").path == new.path
 
 
-@pytest.mark.parametrize("text", ["nwe", "../new", "", "x\0y", "x" * 5000])
+@pytest.mark.parametrize("text", ["newer", "../new", "", "x\0y", "x" * 5000])
 def test_what_is_not_found(tmp_path, text):
     make(tmp_path / "runs", "new", "2026-01-02T00:00:00+00:00")
     with pytest.raises(RunError, match="new"):

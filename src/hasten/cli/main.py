@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import sys
 
 import click
 import typer
 
 from hasten.cli import chat, demo, run, runs, show, stop, train
+from hasten.cli.output import write_json_line
 from hasten.errors import HastenError
+from hasten.report.console import SurvivingStream, detach_closed
 
 app = typer.Typer(
     name="hasten",
@@ -47,6 +48,6 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _tell(message: str, fields: dict[str, object], arguments: list[str]) -> None:
-    sys.stderr.write(f"error: {message}\n")
+    SurvivingStream(sys.stderr).write(f"error: {message}\n")
     if "--json" in arguments:
-        sys.stdout.write(json.dumps({"ok": False, **fields}, ensure_ascii=False) + "\n")
+        write_json_line({"ok": False, **fields})

@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from hasten.report.console import make_console
+from hasten.report.console import SurvivingStream, make_console
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output, the rest on stderr.")]
 RunsFolder = Annotated[Path, typer.Option("--runs", help="The folder that holds the runs.")]
@@ -39,5 +39,11 @@ class Output:
     def result(self, value: dict[str, object]) -> None:
         """Print the command's one JSON object; does nothing without ``--json``."""
         if self.json_mode:
-            sys.stdout.write(json.dumps(value, ensure_ascii=False, default=str) + "\n")
-            sys.stdout.flush()
+            write_json_line(value)
+
+
+def write_json_line(value: dict[str, object]) -> None:
+    """One JSON object on standard output, in ASCII so that any encoding carries it; a closed reader is ignored."""
+    stream = SurvivingStream(sys.stdout)
+    stream.write(json.dumps(value, default=str) + "\n")
+    stream.flush()

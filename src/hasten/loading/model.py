@@ -157,6 +157,8 @@ def _load_adapter(source: Source, options: LoadOptions) -> Loaded:
     base = _load_base_of(source, options)
     where = source.name
     model = PeftModel.from_pretrained(base.model, where, is_trainable=True)
+    # A live model names its base by a path that is here: peft looks there, and else on the hub, whenever it saves.
+    model.peft_config["default"].base_model_name_or_path = local_folder(base.base, options)
     _require_complete(model, source, options)
     return Loaded(model, base.tokenizer, source, base.base, base.notes)
 
@@ -198,7 +200,8 @@ def _require_complete(model: Any, source: Source, options: LoadOptions) -> None:
     file = source.path / name if source.kind == "adapter" else _hub_file(source, name, options)
     with safe_open(file, "pt") as stored:
         in_file = set(stored.keys())
-    in_model = set(get_peft_model_state_dict(model))
+    with_embedding = any("lora_" not in name for name in in_file)
+    in_model = set(get_peft_model_state_dict(model, save_embedding_layers=with_embedding))
     unused, empty = sorted(in_file - in_model), sorted(in_model - in_file)
     if unused or empty:
         found = f"{len(unused)} tensors of the file have no place (first: {unused[0]})" if unused else ""

@@ -49,10 +49,11 @@ def line_plot(
     dots, share = _bins(values, canvas.dots_x * columns)
     drawn = [value for value in dots if value is not None]
     low, high = min(drawn), max(drawn)
-    top, bottom = (high, low) if high > low else (high + 1, low - 1)  # a constant runs through the middle
+    flat = high / 2 - low / 2 <= 1e-9 * max(abs(high), abs(low))  # but for rounding
+    top, bottom = (high + 1, low - 1) if flat else (high, low)  # a constant runs through the middle
     canvas.fill(columns, height, _heights(dots, bottom, top, canvas.dots_y * height))
 
-    labels = {0: high, height - 1: low} if high > low else {(height - 1) // 2: high}
+    labels = {(height - 1) // 2: high} if flat else {0: high, height - 1: low}
     edge = "|" if ascii else "│"
     corner = "+" + "-" * columns if ascii else "└" + "─" * columns
     lines = [title] if title else []
@@ -128,7 +129,8 @@ def _spread(values: Sequence[float | None], places: list[float | None]) -> list[
         if _is_finite(after):
             length = at[number + 1] - place
             for offset in range(1, length):
-                places[place + offset] = value + (after - value) * offset / length
+                part = offset / length
+                places[place + offset] = value * (1 - part) + after * part
     return places
 
 

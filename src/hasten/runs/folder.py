@@ -15,6 +15,7 @@ import math
 import os
 import re
 import secrets
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -51,6 +52,8 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path.absolute()
+        self._lock = threading.Lock()
+        self._mended: set[str] = set()
 
     def __repr__(self) -> str:
         return f"RunFolder({str(self.path)!r})"
@@ -195,7 +198,7 @@ class RunFolder:
         stored = plain(row, nonfinite=nonfinite)
         if nonfinite:
             stored["nonfinite"] = nonfinite
-        _append_line(self.path / METRICS, stored)
+        self._append(METRICS, stored)
 
     def log_sample(self, sample: Mapping[str, Any]) -> None:
         """Append one answer of the model.
@@ -206,7 +209,7 @@ class RunFolder:
         Raises:
             StorageError: it could not be written.
         """
-        _append_line(self.path / SAMPLES, plain(sample))
+        self._append(SAMPLES, plain(sample))
 
     def write_result(self, result: Mapping[str, Any]) -> None:
         """Write the final figures; `StorageError` when that fails."""
@@ -215,6 +218,12 @@ class RunFolder:
     def write_error(self, text: str) -> None:
         """Keep the full traceback of a run that failed; `StorageError` when that fails."""
         write_text(self.path / ERROR, plain(text))
+
+    def _append(self, name: str, value: object) -> None:
+        # Only the first time: the end of the file cannot be judged while somebody else is in mid-write.
+        with self._lock:
+            _append_line(self.path / name, value, mend=name not in self._mended)
+            self._mended.add(name)
 
     # --- reading: for everybody ---------------------------------------------------------------------------------------
 
@@ -238,22 +247,25 @@ class RunFolder:
         """The rows of numbers along the way the run really took.
 
         Returns:
-            One row per step, in order: rows of the same step are merged, and where a resumed job went back, the rows
-            beyond that step are left out. Empty when nothing was logged yet.
+            One row per step, by step. The lines of one step are merged. Where a resumed job trained a step again, what
+            was logged of that step and of later ones before is left out. Empty when nothing was logged yet.
 
         Raises:
             RunError: the file exists but cannot be read.
         """
-        rows: list[dict[str, Any]] = []
+        rows: dict[float, dict[str, Any]] = {}
+        newest = -math.inf
         for row in _read_lines(self.path / METRICS):
             step = row.get("step")
-            while rows and _beyond(rows[-1].get("step"), step):
-                rows.pop()
-            if rows and step is not None and rows[-1].get("step") == step:
-                rows[-1] = _merged(rows[-1], row)
-            else:
-                rows.append(row)
-        return rows
+            if not isinstance(step, (int, float)) or isinstance(step, bool):
+                continue
+            # Only training goes back: an evaluation may be logged late, or again, for any step.
+            if "loss" in row and (step < newest or "loss" in rows.get(step, {})):
+                rows = {earlier: kept for earlier, kept in rows.items() if earlier < step}
+                newest = step
+            rows[step] = _merged(rows.get(step, {}), row)
+            newest = max(newest, step)
+        return [rows[step] for step in sorted(rows)]
 
     def samples(self) -> list[dict[str, Any]]:
         """The answers logged so far, in the order they were written; `RunError` when the file cannot be read."""
@@ -337,10 +349,6 @@ def _scalar(value: Any) -> Any:
     return str(value)
 
 
-def _beyond(step: Any, other: Any) -> bool:
-    return isinstance(step, (int, float)) and isinstance(other, (int, float)) and step > other
-
-
 def _merged(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
     stale = [name for name in old.get("nonfinite", []) if name not in new]
     nonfinite = stale + list(new.get("nonfinite", []))
@@ -348,15 +356,14 @@ def _merged(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
     return {**both, "nonfinite": nonfinite} if nonfinite else both
 
 
-def _append_line(path: Path, value: object) -> None:
+def _append_line(path: Path, value: object, mend: bool) -> None:
     line = json.dumps(value, ensure_ascii=False).encode("utf-8") + b"\n"
     with storing(path), path.open("ab+", buffering=0) as file:
         size = file.seek(0, os.SEEK_END)
-        if size:
-            file.seek(size - 1)
-            if file.read(1) != b"\n":  # a job was killed in mid-write; readers ignored that piece, so drop it
-                size = _end_of_last_line(file, size)
-                file.truncate(size)
+        if mend:  # a job killed in mid-write left a piece of a line; readers ignored it, so drop it
+            end = _end_of_last_line(file, size)
+            if end < size:
+                size = file.truncate(end)
         if file.write(line) != len(line):  # a disk that fills up takes a part, and complains only the next time
             file.truncate(size)
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -6,6 +6,8 @@ exists before the first expensive step, so a run either never was or can be look
 
 from __future__ import annotations
 
+import contextlib
+import math
 import signal
 import threading
 import time
@@ -22,7 +24,7 @@ from hasten import schema
 from hasten.data.packing import Example
 from hasten.data.prepare import Prepared, content_hash, prepare, split
 from hasten.data.sources import read_rows
-from hasten.errors import HastenError
+from hasten.errors import StorageError
 from hasten.families.base import Family, family_of
 from hasten.files import require_writable
 from hasten.hardware.probe import Hardware, peak_bytes, probe
@@ -33,6 +35,7 @@ from hasten.lora.save import refuse_untouched, save_adapter
 from hasten.plan import Decision, Plan, Request, choose_dtype, make_plan
 from hasten.report.console import make_console
 from hasten.report.progress import TrainingProgress
+from hasten.runs import control as run_control
 from hasten.runs.folder import RunFolder
 from hasten.runs.status import StatusWriter
 from hasten.training import record
@@ -104,7 +107,8 @@ def train(config: RunConfig, *, console: Console | None = None, command: str = "
     started = time.perf_counter()
     job = prepare_job(config, console)
     run = _run_folder(config, resume)
-    with StatusWriter(run.path) as status, _recorded_failure(run, status), _deaf_to_hangup():
+    run_control.take(run)  # a request to an earlier job in this folder is not one to this job
+    with StatusWriter(run.status_file) as status, _recorded_failure(run), _deaf_to_hangup():
         decisions = _decisions(job)
         if not resume:
             run.write_record(record.make(job.config, job.hardware, decisions, job.data_hash, job.loaded, command))
@@ -197,25 +201,19 @@ def _run(job: Job, run: RunFolder, status: StatusWriter, console: Console, start
     settings = job.config.training
     trainer = make_trainer(job, run.checkpoints)
     total = trainer_steps(trainer)
-    before = trainer.heldout_loss()
-    if job.heldout:
-        run.log_metrics({"step": 0, "heldout_loss": before})
-        console.print(f"held-out loss before: {before:.4f}", highlight=False)
+    checkpoint = last_checkpoint(run.checkpoints) if resume else None
+    before = _heldout_loss(trainer, run, console, "before", 0)
     _sample(job, run, "before", 0)
     requests = Requests(run, status)
-    status.set(state="running", step=0, total_steps=total)
+    status.set(state="running", total_steps=total)
     with TrainingProgress(console, total) as progress:
         recorder = Recorder(
             run=run, status=status, progress=progress, hardware=job.hardware, take_counts=trainer.take_counts
         )
         trainer_callbacks(trainer, recorder, requests)
-        checkpoint = last_checkpoint(run.checkpoints) if resume else None
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     refuse_untouched(job.model)
-    after = trainer.heldout_loss()
-    if job.heldout:
-        run.log_metrics({"step": trainer.state.global_step, "heldout_loss": after})
-        console.print(f"held-out loss after:  {after:.4f}", highlight=False)
+    after = _heldout_loss(trainer, run, console, "after", trainer.state.global_step)
     _sample(job, run, "after", trainer.state.global_step)
     save_adapter(job.model, job.loaded.tokenizer, run.adapter, job.loaded.base.name)
     train_s = recorder.train_s or float("nan")
@@ -234,6 +232,14 @@ def _run(job: Job, run: RunFolder, status: StatusWriter, console: Console, start
         stopped=requests.stopped,
         samples=job.samples if settings.samples else [],
     )
+
+
+def _heldout_loss(trainer: SftTrainer, run: RunFolder, console: Console, when: str, step: int) -> float:
+    loss = trainer.heldout_loss()
+    if math.isfinite(loss):
+        run.log_metrics({"step": step, "heldout_loss": loss})
+        console.print(f"held-out loss {when}: {loss:.4f}", highlight=False)
+    return loss
 
 
 def _sample(job: Job, run: RunFolder, when: str, step: int) -> None:
@@ -307,20 +313,14 @@ def trainer_steps(trainer: SftTrainer) -> int:
 
 
 @contextmanager
-def _recorded_failure(run: RunFolder, status: StatusWriter) -> Iterator[None]:
-    """Whatever ends the run is written where its readers look, then raised on."""
+def _recorded_failure(run: RunFolder) -> Iterator[None]:
+    """Whatever ends the run is written in full where its readers look, then raised on."""
     try:
         yield
-    except (KeyboardInterrupt, SystemExit):
-        status.close("stopped", "interrupted")
-        raise
-    except HastenError as error:
-        run.write_error(traceback.format_exc())
-        status.close("failed", str(error))
-        raise
     except BaseException as error:
-        run.write_error(traceback.format_exc())
-        status.close("failed", f"{type(error).__name__}: {error}")
+        if not isinstance(error, (KeyboardInterrupt, SystemExit)):
+            with contextlib.suppress(StorageError):  # a full disk must not hide what happened
+                run.write_error(traceback.format_exc())
         raise
 
 
