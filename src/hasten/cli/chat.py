@@ -14,7 +14,9 @@ OPTIONS = {"name": "chat", "help": "Talk to a model, an adapter or a merged fold
 
 
 def command(
-    model: Annotated[str, typer.Argument(help="'demo', an adapter or model folder, a .gguf file, or a hub id.")] = "demo",
+    model: Annotated[
+        str, typer.Argument(help="'demo', an adapter or model folder, a .gguf file, or a hub id.")
+    ] = "demo",
     message: Annotated[str | None, typer.Option("--message", "-m", help="Ask this once and leave.")] = None,
     system: Annotated[str | None, typer.Option(help="System text.")] = None,
     max_tokens: Annotated[int, typer.Option(help="Longest answer in tokens.", min=1)] = 512,

@@ -52,7 +52,7 @@ def attach(model: Any, settings: LoraSettings, **peft: Any) -> Attached:
         lora_dropout=settings.dropout,
         target_modules=targets,
         use_rslora=settings.rslora,
-        bias=settings.bias,  # type: ignore[arg-type]
+        bias=settings.bias,
         modules_to_save=settings.modules_to_save or None,
         **peft,
     )

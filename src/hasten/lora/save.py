@@ -45,7 +45,10 @@ def refuse_nonfinite(model: Any) -> None:
     for name, parameter in model.named_parameters():
         if parameter.requires_grad and not parameter.isfinite().all():
             raise TrainingError(
-                name, "it holds NaN or infinity", "Such an adapter is never saved.", "Train again with a lower learning rate."
+                name,
+                "it holds NaN or infinity",
+                "Such an adapter is never saved.",
+                "Train again with a lower learning rate.",
             )
 
 

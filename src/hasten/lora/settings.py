@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from hasten.schema import option
 
@@ -16,6 +17,6 @@ class LoraSettings:
     dropout: float = option(0.0, "share of the adapter's inputs set to zero in training", low=0, high=1)
     targets: list[str] = option([], "names of the modules that get an adapter; none: the family's own list")
     rslora: bool = option(False, "scale by alpha / sqrt(r), which keeps high ranks stable (Kalajdzievski 2023)")
-    bias: str = option("none", "which biases are trained: none, all or lora_only")
+    bias: Literal["none", "all", "lora_only"] = option("none", "which biases are trained")
     modules_to_save: list[str] = option([], "modules trained in full beside the adapter, e.g. lm_head")
     seed: int = option(3407, "seed of the adapter's first values", low=0)

@@ -103,13 +103,26 @@ class RunFolder:
             RunError: the folder already holds a run.
             StorageError: the folder cannot be written.
         """
+        cls.refuse_taken(path)
+        return cls._make(path)
+
+    @staticmethod
+    def refuse_taken(path: Path) -> None:
+        """Refuse a folder that already holds a run; writes nothing.
+
+        Args:
+            path: the folder, which need not exist.
+
+        Raises:
+            RunError: it holds a run.
+            StorageError: it cannot be looked into.
+        """
         with storing(path):
             taken = (path / RECORD).exists()
         if taken:
             raise RunError(
                 str(path), "already holds a run", "A run never overwrites another.", "Choose another folder."
             )
-        return cls._make(path)
 
     @classmethod
     def _make(cls, path: Path) -> RunFolder:

@@ -54,12 +54,16 @@ def read_config(path: Path) -> dict[str, Any]:
     except (yaml.YAMLError, UnicodeDecodeError) as cause:
         where = getattr(cause, "problem_mark", None)
         place = f" at line {where.line + 1}" if where else ""
-        raise ConfigError(str(path), f"not valid YAML{place}", "A configuration is one YAML file.", "Correct it.") from cause
+        raise ConfigError(
+            str(path), f"not valid YAML{place}", "A configuration is one YAML file.", "Correct it."
+        ) from cause
     if values is None:
         return {}
     if not isinstance(values, dict):
         rule = "A configuration is a mapping of section to settings."
-        raise ConfigError(str(path), f"a YAML {type(values).__name__}", rule, "Write `training:` and the like, each with its fields.")
+        raise ConfigError(
+            str(path), f"a YAML {type(values).__name__}", rule, "Write `training:` and the like, each with its fields."
+        )
     return values
 
 
@@ -74,7 +78,9 @@ def parse_flags(arguments: Sequence[str]) -> dict[str, Any]:
     while words:
         word = words.pop(0)
         if not word.startswith("--"):
-            raise ConfigError(word, "not a flag", "Settings are written --section.field value.", "Remove it or write --.")
+            raise ConfigError(
+                word, "not a flag", "Settings are written --section.field value.", "Remove it or write --."
+            )
         name, equals, text = word[2:].partition("=")
         if not equals:
             if not words:

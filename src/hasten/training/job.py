@@ -14,25 +14,27 @@ import time
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 
 from hasten import schema
 from hasten.data.packing import Example
 from hasten.data.prepare import Prepared, content_hash, prepare, split
 from hasten.data.sources import read_rows
-from hasten.errors import StorageError
+from hasten.errors import StorageError, TrainingError
 from hasten.families.base import Family, family_of
 from hasten.files import require_writable
 from hasten.hardware.probe import Hardware, peak_bytes, probe
-from hasten.loading.model import LoadOptions, Loaded, config_of, load
+from hasten.loading.model import Loaded, LoadOptions, config_of, load
+from hasten.loading.source import DEMO
 from hasten.lora.attach import attach, trainable_parameters
 from hasten.lora.checkpointing import enable_checkpointing
 from hasten.lora.save import refuse_untouched, save_adapter
-from hasten.plan import Decision, Plan, Request, choose_dtype, make_plan
+from hasten.plan import Decision, Plan, Request, make_plan
 from hasten.report.console import make_console
 from hasten.report.progress import TrainingProgress
 from hasten.runs import control as run_control
@@ -105,6 +107,8 @@ def train(config: RunConfig, *, console: Console | None = None, command: str = "
 
     console = console or make_console(sys.stdout)
     started = time.perf_counter()
+    if config.output and not resume:
+        RunFolder.refuse_taken(Path(config.output))
     job = prepare_job(config, console)
     run = _run_folder(config, resume)
     run_control.take(run)  # a request to an earlier job in this folder is not one to this job
@@ -131,16 +135,12 @@ def prepare_job(config: RunConfig, console: Console) -> Job:
     training_rows, heldout_rows = split(rows, config.data)
     hardware = probe()
     settings = config.model
-    dtype, _ = choose_dtype(hardware, settings.dtype)
     options = LoadOptions(
-        device=hardware.device,
-        dtype=dtype,
-        load_in_4bit=settings.load_in_4bit,
         revision=settings.revision,
         trust_remote_code=settings.trust_remote_code,
         use_safetensors=settings.use_safetensors,
     )
-    if settings.name == "demo":
+    if settings.name == DEMO:
         console.print("model: SmolLM2-135M-Instruct (downloaded and converted on first use)", highlight=False)
     model_type = config_of(settings.name, options).model_type
     family = family_of(model_type)
@@ -152,12 +152,12 @@ def prepare_job(config: RunConfig, console: Console) -> Job:
         optimizer=config.training.optimizer,
     )
     plan = make_plan(hardware, family, model_type, request)
-    loaded = load(settings.name, options)
+    loaded = load(settings.name, replace(options, device=plan.device, dtype=plan.dtype, load_in_4bit=plan.load_in_4bit))
     training = prepare(training_rows, loaded.tokenizer, config.data)
     heldout = prepare(heldout_rows, loaded.tokenizer, config.data).examples if heldout_rows else []
     notes = list(loaded.notes)
     model = loaded.model
-    if loaded.source.kind == loaded.base.kind:
+    if loaded.source == loaded.base:
         attached = attach(model, config.lora)
         model, notes = attached.model, notes + attached.notes
     else:
@@ -316,12 +316,27 @@ def trainer_steps(trainer: SftTrainer) -> int:
 def _recorded_failure(run: RunFolder) -> Iterator[None]:
     """Whatever ends the run is written in full where its readers look, then raised on."""
     try:
-        yield
+        with _memory_error():
+            yield
     except BaseException as error:
         if not isinstance(error, (KeyboardInterrupt, SystemExit)):
             with contextlib.suppress(StorageError):  # a full disk must not hide what happened
                 run.write_error(traceback.format_exc())
         raise
+
+
+@contextmanager
+def _memory_error() -> Iterator[None]:
+    try:
+        yield
+    except torch.OutOfMemoryError as cause:
+        raise TrainingError(
+            "device memory",
+            str(cause).splitlines()[0],
+            "Weights, activations and gradients of one micro-batch must fit.",
+            "Lower training.batch_size (raise training.accumulation by as much: the update stays the same), "
+            "set training.checkpointing: on, or lower data.max_length.",
+        ) from cause
 
 
 @contextmanager

@@ -14,7 +14,17 @@ from hasten.loading.model import Loaded
 from hasten.plan import Decision
 from hasten.training.config import RunConfig
 
-_PACKAGES = ("torch", "transformers", "peft", "accelerate", "tokenizers", "safetensors", "datasets", "trl", "bitsandbytes")
+_PACKAGES = (
+    "torch",
+    "transformers",
+    "peft",
+    "accelerate",
+    "tokenizers",
+    "safetensors",
+    "datasets",
+    "trl",
+    "bitsandbytes",
+)
 
 
 def make(

@@ -1,0 +1,29 @@
+# Each command makes its own virtual environment first (tools/setup.sh); nothing outside it is changed.
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test test-slow test-all lint clean
+
+demo:            ## the main job: train the embedded model on real rows, save, reload, compare
+	@tools/setup.sh $(VENV) all
+	@$(BIN)/hasten demo
+
+test:            ## the default test suite (CPU, a few minutes)
+	@tools/setup.sh $(VENV) dev
+	@$(BIN)/python -m pytest -m "not slow and not gpu"
+
+test-slow:       ## real models and whole commands
+	@tools/setup.sh $(VENV) dev
+	@$(BIN)/python -m pytest -m "slow and not gpu"
+
+test-all: test test-slow
+
+lint:            ## format, rules, types, spelling
+	@tools/setup.sh $(VENV) dev
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/pyright
+	@$(BIN)/codespell src tests docs README.md CHANGELOG.md CONTRIBUTING.md
+
+clean:
+	rm -rf $(VENV)
