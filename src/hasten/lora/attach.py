@@ -8,7 +8,7 @@ from typing import Any
 from hasten.errors import ConfigError
 from hasten.families.base import family_of
 from hasten.lora.settings import LoraSettings
-from hasten.lora.targets import resolve_targets
+from hasten.lora.targets import require_modules, resolve_targets
 
 
 @dataclass
@@ -31,7 +31,7 @@ def attach(model: Any, settings: LoraSettings, **peft: Any) -> Attached:
         **peft: further fields of `peft.LoraConfig`.
 
     Raises:
-        ConfigErrors: a target matches no module.
+        ConfigErrors: a target or a module to save matches nothing.
         ConfigError: the model already has an adapter.
     """
     import torch
@@ -45,6 +45,7 @@ def attach(model: Any, settings: LoraSettings, **peft: Any) -> Attached:
             "Train it as it is to continue, or load the base model to start anew.",
         )
     targets, notes = resolve_targets(model, settings.targets, family_of(model.config.model_type))
+    require_modules(model, settings.modules_to_save)
     config = LoraConfig(
         task_type="CAUSAL_LM",
         r=settings.r,

@@ -81,6 +81,27 @@ def resolve_targets(model: Any, requested: Sequence[str], family: Family) -> tup
     return list(dict.fromkeys(targets)), notes
 
 
+def require_modules(model: Any, requested: Sequence[str]) -> None:
+    """Refuse modules to train in full that the model does not have.
+
+    Raises:
+        ConfigErrors: every name without a module, each with the nearest real name.
+    """
+    names = [name for name, _ in model.named_modules() if name]
+    problems = [
+        ConfigError(
+            "lora.modules_to_save",
+            f"'{name}' matches nothing",
+            "Every name must match a module of the model.",
+            did_you_mean(name, sorted(_last_parts(names)), "Remove it."),
+        )
+        for name in requested
+        if not any(full == name or full.endswith(f".{name}") for full in names)
+    ]
+    if problems:
+        raise ConfigErrors(problems)
+
+
 def _fused_name(name: str, family: Family) -> str | None:
     return next((fused for fused, parts in family.fused.items() if name in parts), None)
 

@@ -279,6 +279,7 @@ def make_trainer(job: Job, checkpoints: Path) -> SftTrainer:
         fp16=plan.autocast and plan.dtype == "float16",
         use_cpu=not cuda,
         logging_steps=1,
+        logging_nan_inf_filter=False,
         eval_strategy="steps" if settings.evaluate_every and job.heldout else "no",
         eval_steps=settings.evaluate_every or None,
         save_strategy="steps" if settings.save_every else "no",

@@ -1,0 +1,2 @@
+from training.conftest import rows_file as rows_file
+from training.conftest import tiny_values as tiny_values

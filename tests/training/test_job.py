@@ -1,0 +1,184 @@
+"""The job: from a configuration to an adapter, and what stays when it fails."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from hasten.errors import ConfigErrors, DataError, RunError, StorageError, TrainingError
+from hasten.loading.model import LoadOptions, load
+from hasten.runs.folder import RunFolder
+from hasten.runs.status import effective_state
+from hasten.training import job as jobs
+from hasten.training.config import combine
+from hasten.training.job import train
+
+
+def overlay(values, **sections):
+    return combine(values, sections)
+
+
+def test_a_run_leaves_everything_in_its_folder(tiny_values):
+    result = train(combine(tiny_values))
+    run = RunFolder.open(result.run)
+    assert effective_state(run.status()) == "finished"
+    assert [row["step"] for row in run.metrics() if row.get("loss") is not None] == [1, 2, 3, 4]
+    assert [row["loss"] for row in run.metrics() if row.get("loss") is not None] == result.losses
+    record = run.record()
+    assert record["schema_version"] == 1
+    assert record["config"]["lora"]["r"] == 4
+    assert {"data", "template"} == set(record["hashes"])
+    assert any(line["part"] == "rows" and line["choice"] == "packed" for line in record["header"])
+    assert [sample["when"] for sample in run.samples()] == ["before", "after"]
+    stored = run.result()
+    assert stored["heldout_loss_after"] == result.heldout_loss_after < result.heldout_loss_before
+    assert (run.adapter / "adapter_model.safetensors").is_file()
+    assert result.supervised_tokens_per_s > 0 and result.peak_bytes > 0
+
+
+def test_a_repeated_run_gives_the_same_losses_and_adapter(tiny_values):
+    first, second = train(combine(tiny_values)), train(combine(tiny_values))
+    assert first.losses == second.losses
+    name = "adapter_model.safetensors"
+    assert (first.adapter / name).read_bytes() == (second.adapter / name).read_bytes()
+
+
+# How a step is cut into micro-batches is float32 summation order, nothing else: 1e-5 bounds four steps of it.
+@pytest.mark.parametrize("cut", [(1, 4), (4, 1)])
+@pytest.mark.parametrize("packing", ["on", "off"])
+def test_how_a_step_is_cut_does_not_matter(tiny_values, cut, packing):
+    reference = train(combine(tiny_values))
+    batch_size, accumulation = cut
+    training = {"batch_size": batch_size, "accumulation": accumulation, "packing": packing}
+    other = train(overlay(tiny_values, training=training))
+    assert other.losses == pytest.approx(reference.losses, abs=1e-5)
+    assert other.heldout_loss_after == pytest.approx(reference.heldout_loss_after, abs=1e-5)
+
+
+def test_checkpointing_gives_the_same_run(tiny_values):
+    reference = train(combine(tiny_values))
+    other = train(overlay(tiny_values, training={"checkpointing": "on"}))
+    assert other.losses == pytest.approx(reference.losses, abs=1e-6)
+
+
+def test_resume_equals_a_straight_run(tiny_values, tmp_path):
+    lora = {"dropout": 0.1}
+    straight = train(overlay(tiny_values, training={"steps": 6, "schedule": "cosine"}, lora=lora))
+    output = str(tmp_path / "cut")
+
+    def stop_after_three(folder):
+        (folder / "control").mkdir(parents=True, exist_ok=True)
+
+    config = overlay(
+        tiny_values, training={"steps": 6, "schedule": "cosine", "save_every": 3}, lora=lora, output=output
+    )
+    first = train_until(config, 3)
+    assert first.stopped and first.steps == 3
+    assert effective_state(RunFolder.open(first.run).status()) == "stopped"
+    # A newer checkpoint that was cut off is not taken.
+    broken = RunFolder.open(first.run).checkpoints / "checkpoint-5"
+    broken.mkdir()
+    (broken / "adapter_model.safetensors").write_bytes(b"half")
+    second = train(config, resume=True)
+    assert first.losses + second.losses == straight.losses
+    name = "adapter_model.safetensors"
+    assert (second.adapter / name).read_bytes() == (straight.adapter / name).read_bytes()
+
+
+def train_until(config, step):
+    """Train, with the request to stop arriving during the given step."""
+    from transformers import TrainerCallback
+
+    class Ask(TrainerCallback):
+        def on_step_begin(self, args, state, control, **kwargs):
+            if state.global_step == step - 1:
+                (Path(config.output) / "control" / "stop").touch()
+
+    original = jobs.make_trainer
+
+    def with_request(job, checkpoints):
+        trainer = original(job, checkpoints)
+        trainer.add_callback(Ask())
+        return trainer
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jobs, "make_trainer", with_request)
+        return train(config)
+
+
+def test_an_adapter_folder_continues_training(tiny_values):
+    first = train(combine(tiny_values))
+    second = train(overlay(tiny_values, model={"name": str(first.adapter)}))
+    assert second.heldout_loss_before == pytest.approx(first.heldout_loss_after, abs=1e-6)
+    again = load(str(second.adapter), LoadOptions())
+    assert again.base.name == tiny_values["model"]["name"]
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "value", "remedy"),
+    [
+        ({"lora": {"targets": ["q_proj", "v_prj"]}}, ConfigErrors, "'v_prj'", "'v_proj'"),
+        ({"training": {"steps": -1}}, ConfigErrors, "training.steps: -1", "Raise it"),
+        ({"data": {"heldout": 12}}, DataError, "12 of 12 rows", "Lower it"),
+        ({"data": {"max_length": 8}}, DataError, "nothing to learn", "data.max_length ="),
+        ({"data": {"source": "nowhere.jsonl"}}, DataError, "no such file", "Check the spelling"),
+    ],
+)
+def test_bad_input_ends_in_one_message_and_leaves_nothing(tiny_values, tmp_path, change, error, value, remedy):
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(error) as caught:
+        train(overlay(tiny_values, **change))
+    assert value in str(caught.value) and remedy in str(caught.value)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_file_where_the_runs_folder_should_be(tiny_values, tmp_path):
+    (tmp_path / "taken").write_text("")
+    with pytest.raises(StorageError, match="taken' is a file.*another folder"):
+        train(overlay(tiny_values, runs=str(tmp_path / "taken" / "runs")))
+
+
+def test_an_output_folder_with_a_run_is_refused_before_anything_is_loaded(tiny_values, tmp_path, monkeypatch):
+    output = str(tmp_path / "mine")
+    train(overlay(tiny_values, output=output))
+    monkeypatch.setattr(jobs, "prepare_job", lambda *_: pytest.fail("loaded first"))
+    with pytest.raises(RunError, match="already holds a run"):
+        train(overlay(tiny_values, output=output))
+
+
+# 19.5 of the pains.
+def test_learning_rate_zero_is_no_success(tiny_values, tmp_path):
+    output = tmp_path / "zero"
+    with pytest.raises(TrainingError, match="Nothing was learnt"):
+        train(overlay(tiny_values, training={"learning_rate": 0.0}, output=str(output)))
+    run = RunFolder.open(output)
+    assert effective_state(run.status()) == "failed"
+    assert "Nothing was learnt" in run.status().message
+    assert "TrainingError" in run.error()
+    assert not run.adapter.exists()
+
+
+def test_nan_stops_the_run_and_saves_nothing(tiny_values, tiny_model_folder, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(tiny_model_folder / "model.safetensors")
+    weights["model.layers.1.mlp.down_proj.weight"][0, 0] = math.inf
+    save_file(weights, tiny_model_folder / "model.safetensors", metadata={"format": "pt"})
+    output = tmp_path / "broken"
+    with pytest.raises(TrainingError, match="step 1: loss is nan.*learning_rate"):
+        train(overlay(tiny_values, output=str(output), data={"heldout": 0}))
+    run = RunFolder.open(output)
+    assert not run.adapter.exists()
+    assert run.metrics()[-1]["loss"] is None
+    json.loads((output / "metrics.jsonl").read_text().splitlines()[-1])
+
+
+def test_out_of_device_memory_names_the_remedy(tiny_values, monkeypatch):
+    def full(*args, **kwargs):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nmore")
+
+    monkeypatch.setattr(jobs.SftTrainer, "training_step", full)
+    with pytest.raises(TrainingError, match=r"Tried to allocate 2.00 GiB.*training.batch_size"):
+        train(combine(tiny_values))
