@@ -33,7 +33,9 @@ def test_yaml_then_flags_then_chat(tiny_values, tmp_path, capsys):
     assert record["config"]["training"]["batch_size"] == 2, "from the file"
 
     said = run(capsys, "chat", answer["adapter"], "--message", "say red", "--max-tokens", "4")
-    asked = json.loads(run(capsys, "chat", answer["adapter"], "--message", "say red", "--max-tokens", "4", "--json").out)
+    asked = json.loads(
+        run(capsys, "chat", answer["adapter"], "--message", "say red", "--max-tokens", "4", "--json").out
+    )
     assert said.out.strip() == asked["answer"].strip(), "streamed text is the answer"
 
 
@@ -48,7 +50,11 @@ def test_stop_and_resume_by_name(tiny_values, tmp_path, capsys):
     tiny_values["training"]["save_every"] = 2
     first = train(capsys, tiny_values, tmp_path)
     run(capsys, "train", "--runs", tiny_values["runs"], "--resume", "last", "--steps", "6", "--json")
-    losses = [row["loss"] for row in RunFolder.open(tmp_path / "runs" / first["run"].split("/")[-1]).metrics() if "loss" in row]
+    losses = [
+        row["loss"]
+        for row in RunFolder.open(tmp_path / "runs" / first["run"].split("/")[-1]).metrics()
+        if "loss" in row
+    ]
     assert len(losses) == 6
 
 

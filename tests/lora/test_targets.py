@@ -17,7 +17,10 @@ def test_misspelt_target_is_refused_with_the_nearest_name(tiny_llama):
 def test_all_misspelt_targets_are_shown_at_once(tiny_llama):
     with pytest.raises(ConfigErrors) as caught:
         resolve_targets(tiny_llama, ["v_prj", "dwn_proj", "k_proj"], family_of("llama"))
-    assert [problem.value for problem in caught.value.problems] == ["'v_prj' matches nothing", "'dwn_proj' matches nothing"]
+    assert [problem.value for problem in caught.value.problems] == [
+        "'v_prj' matches nothing",
+        "'dwn_proj' matches nothing",
+    ]
 
 
 def test_default_is_the_familys_list(tiny_llama):
@@ -27,7 +30,9 @@ def test_default_is_the_familys_list(tiny_llama):
 
 
 def test_all_linear_leaves_head_and_embedding_alone(tiny_llama):
-    assert all_linear(tiny_llama) == sorted(["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"])
+    assert all_linear(tiny_llama) == sorted(
+        ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+    )
     assert resolve_targets(tiny_llama, ["all-linear"], GENERIC)[0] == all_linear(tiny_llama)
 
 

@@ -37,7 +37,10 @@ def command(
         if line == "/new":
             talk.reset()
         elif line:
-            talk.ask(line)
+            try:
+                talk.ask(line)
+            except DataError as error:  # the conversation goes on without that line
+                out.say(f"error: {error}")
 
 
 class Conversation:

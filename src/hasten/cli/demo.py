@@ -29,7 +29,7 @@ def settings(steps: int, output: Path | None, runs: Path) -> dict[str, object]:
             "steps": steps,
             "batch_size": 4,
             "accumulation": 1,
-            "learning_rate": 4e-4,
+            "learning_rate": 2e-4,
             "warmup_steps": min(5, steps),
             "samples": 2,
             "sample_tokens": 56,

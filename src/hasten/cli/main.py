@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sys
+from typing import Any
 
-import click
 import typer
 
 from hasten.cli import chat, demo, run, runs, show, stop, train
@@ -24,6 +24,9 @@ for _module in (demo, train, chat, run, runs, show, stop):
     app.command(**_module.OPTIONS)(_module.command)
 
 _INTERRUPTED = 130
+# The root of what typer calls a usage error. It comes from click or, in newer versions, from a copy inside typer, so it
+# is named through the one subclass that typer exports.
+_ClickException: type[Any] = typer.BadParameter.__mro__[2]
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -38,11 +41,11 @@ def main(arguments: list[str] | None = None) -> None:
     except HastenError as error:
         _tell(str(error), error.as_dict(), arguments)
         code = error.exit_code
-    except click.ClickException as error:
+    except _ClickException as error:
         message = error.format_message()
         _tell(f"{message} (see `hasten --help`)", {"error": "UsageError", "message": message}, arguments)
         code = error.exit_code
-    except (KeyboardInterrupt, click.Abort):
+    except (KeyboardInterrupt, typer.Abort):
         code = _INTERRUPTED
     sys.exit(code if isinstance(code, int) else 0)
 

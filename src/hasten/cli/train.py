@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from hasten import schema
-from hasten.cli.output import DEFAULT_RUNS, JsonFlag, Output, RunsFolder
+from hasten.cli.output import DEFAULT_RUNS, JsonFlag, Output
 from hasten.training.config import RunConfig, combine, parse_flags, read_config
 
 
@@ -37,7 +37,7 @@ def command(
     data: Annotated[str | None, typer.Option(help="Same as --data.source.")] = None,
     steps: Annotated[int | None, typer.Option(help="Same as --training.steps.")] = None,
     output: Annotated[Path | None, typer.Option(help="This run's own folder; a new one in --runs otherwise.")] = None,
-    runs: RunsFolder = DEFAULT_RUNS,
+    runs: Annotated[Path | None, typer.Option(help="The folder that holds the runs. [default: runs]")] = None,
     resume: Annotated[str | None, typer.Option(help="Continue this run from its newest complete checkpoint.")] = None,
     json_mode: JsonFlag = False,
 ) -> None:
@@ -46,13 +46,13 @@ def command(
     words = list(context.args)
     if config is not None and str(config).startswith("-"):
         words, config = [str(config), *words], None
-    layers: list[dict[str, Any]] = [{"runs": str(runs)}]
+    layers: list[dict[str, Any]] = []
     if resume is not None:
-        layers.append(_resumed(resume, runs))
+        layers.append(_resumed(resume, runs or DEFAULT_RUNS))
     if config is not None:
         layers.append(read_config(config))
     layers.append(parse_flags(words))
-    layers.append(_shorthands(model, data, steps, output))
+    layers.append(_shorthands(model, data, steps, output, runs))
     settings = combine(*layers)
 
     from hasten.cli.quiet import quiet
@@ -78,7 +78,9 @@ def _resumed(resume: str, runs: Path) -> dict[str, Any]:
     return {**run.record()["config"], "output": str(run.path)}
 
 
-def _shorthands(model: str | None, data: str | None, steps: int | None, output: Path | None) -> dict[str, Any]:
+def _shorthands(
+    model: str | None, data: str | None, steps: int | None, output: Path | None, runs: Path | None
+) -> dict[str, Any]:
     values: dict[str, Any] = {}
     if model is not None:
         values["model"] = {"name": model}
@@ -88,4 +90,6 @@ def _shorthands(model: str | None, data: str | None, steps: int | None, output: 
         values["training"] = {"steps": steps}
     if output is not None:
         values["output"] = str(output)
+    if runs is not None:
+        values["runs"] = str(runs)
     return values
