@@ -36,7 +36,7 @@ def test_yaml_then_flags_then_chat(tiny_values, tmp_path, capsys):
     asked = json.loads(
         run(capsys, "chat", answer["adapter"], "--message", "say red", "--max-tokens", "4", "--json").out
     )
-    assert said.out.strip() == asked["answer"].strip(), "streamed text is the answer"
+    assert said.out.strip() == json.loads(asked.out)["answer"].strip(), "streamed text is the answer"
 
 
 def test_the_runs_folder_of_the_yaml_file_counts(tiny_values, tmp_path, capsys):

@@ -3,7 +3,7 @@
 import pytest
 
 from hasten.errors import ConfigErrors
-from hasten.families.base import GENERIC, family_of
+from hasten.families.base import ATTENTION_AND_MLP, GENERIC, family_of
 from hasten.lora.targets import all_linear, resolve_targets
 
 
@@ -25,7 +25,7 @@ def test_all_misspelt_targets_are_shown_at_once(tiny_llama):
 
 def test_default_is_the_familys_list(tiny_llama):
     targets, notes = resolve_targets(tiny_llama, [], family_of("llama"))
-    assert sorted(targets) == sorted(["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"])
+    assert sorted(targets) == sorted(ATTENTION_AND_MLP)
     assert notes == []
 
 

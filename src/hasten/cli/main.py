@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
+from typing import cast
 
 import typer
 
 from hasten.cli import chat, demo, run, runs, show, stop, train
 from hasten.cli.output import write_json_line
 from hasten.errors import HastenError
-from hasten.report.console import SurvivingStream, detach_closed
+from hasten.report.console import SurvivingStream
 
 app = typer.Typer(
     name="hasten",
@@ -26,7 +26,7 @@ for _module in (demo, train, chat, run, runs, show, stop):
 _INTERRUPTED = 130
 # The root of what typer calls a usage error. It comes from click or, in newer versions, from a copy inside typer, so it
 # is named through the one subclass that typer exports.
-_ClickException: type[Any] = typer.BadParameter.__mro__[2]
+_ClickException = cast(type[typer.BadParameter], typer.BadParameter.__mro__[2])
 
 
 def main(arguments: list[str] | None = None) -> None:
