@@ -33,9 +33,7 @@ def test_yaml_then_flags_then_chat(tiny_values, tmp_path, capsys):
     assert record["config"]["training"]["batch_size"] == 2, "from the file"
 
     said = run(capsys, "chat", answer["adapter"], "--message", "say red", "--max-tokens", "4")
-    asked = json.loads(
-        run(capsys, "chat", answer["adapter"], "--message", "say red", "--max-tokens", "4", "--json").out
-    )
+    asked = run(capsys, "chat", answer["adapter"], "--message", "say red", "--max-tokens", "4", "--json")
     assert said.out.strip() == json.loads(asked.out)["answer"].strip(), "streamed text is the answer"
 
 

@@ -48,7 +48,7 @@ def test_varlen_is_no_worse_than_per_document_sdpa(dtype, heads):
 
 
 def test_a_run_learns_on_the_gpu(tiny_values):
-    tiny_values["training"]["steps"] = 20
+    tiny_values["training"] |= {"steps": 20, "deterministic": True}
     result = train(combine(tiny_values))
     assert result.heldout_loss_after < result.heldout_loss_before
     assert result.peak_bytes > 0

@@ -31,6 +31,7 @@ def settings(steps: int, output: Path | None, runs: Path) -> dict[str, object]:
             "accumulation": 1,
             "learning_rate": 2e-4,
             "warmup_steps": min(5, steps),
+            "deterministic": True,
             "samples": 2,
             "sample_tokens": 56,
         },

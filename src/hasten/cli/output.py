@@ -15,6 +15,7 @@ import typer
 from rich.console import Console
 
 from hasten.report.console import SurvivingStream, make_console
+from hasten.runs.folder import plain
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output, the rest on stderr.")]
 RunsFolder = Annotated[Path, typer.Option("--runs", help="The folder that holds the runs.")]
@@ -45,5 +46,5 @@ class Output:
 def write_json_line(value: dict[str, object]) -> None:
     """One JSON object on standard output, in ASCII so that any encoding carries it; a closed reader is ignored."""
     stream = SurvivingStream(sys.stdout)
-    stream.write(json.dumps(value, default=str) + "\n")
+    stream.write(json.dumps(plain(value)) + "\n")
     stream.flush()

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import signal
-import threading
 import time
 import traceback
 from collections.abc import Iterator, Sequence
@@ -43,7 +41,9 @@ from hasten.runs.status import StatusWriter
 from hasten.training import record
 from hasten.training.callbacks import Recorder, Requests, last_checkpoint, trainer_callbacks
 from hasten.training.config import RunConfig
+from hasten.training.determinism import deterministic
 from hasten.training.samples import Sample, answer_all, choose
+from hasten.training.signals import job_signals
 from hasten.training.trainer import Arguments, SftTrainer
 
 
@@ -112,7 +112,7 @@ def train(config: RunConfig, *, console: Console | None = None, command: str = "
     job = prepare_job(config, console)
     run = _run_folder(config, resume)
     run_control.take(run)  # a request to an earlier job in this folder is not one to this job
-    with StatusWriter(run.status_file) as status, _recorded_failure(run), _deaf_to_hangup():
+    with StatusWriter(run.status_file) as status, _recorded_failure(run), job_signals(run, console):
         decisions = _decisions(job)
         if not resume:
             run.write_record(record.make(job.config, job.hardware, decisions, job.data_hash, job.loaded, command))
@@ -206,16 +206,16 @@ def _run(job: Job, run: RunFolder, status: StatusWriter, console: Console, start
     _sample(job, run, "before", 0)
     requests = Requests(run, status)
     status.set(state="running", total_steps=total)
-    with TrainingProgress(console, total) as progress:
+    with TrainingProgress(console, total) as progress, deterministic(settings.deterministic):
         recorder = Recorder(
             run=run, status=status, progress=progress, hardware=job.hardware, take_counts=trainer.take_counts
         )
         trainer_callbacks(trainer, recorder, requests)
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     refuse_untouched(job.model)
+    save_adapter(job.model, job.loaded.tokenizer, run.adapter, job.loaded.base.name)
     after = _heldout_loss(trainer, run, console, "after", trainer.state.global_step)
     _sample(job, run, "after", trainer.state.global_step)
-    save_adapter(job.model, job.loaded.tokenizer, run.adapter, job.loaded.base.name)
     train_s = recorder.train_s or float("nan")
     return Result(
         run=run.path,
@@ -338,17 +338,3 @@ def _memory_error() -> Iterator[None]:
             "Lower training.batch_size (raise training.accumulation by as much: the update stays the same), "
             "set training.checkpointing: on, or lower data.max_length.",
         ) from cause
-
-
-@contextmanager
-def _deaf_to_hangup() -> Iterator[None]:
-    """A closed terminal does not end the job: it goes on, and `hasten runs` still sees it."""
-    hangup = getattr(signal, "SIGHUP", None)
-    if hangup is None or threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(hangup, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(hangup, before)

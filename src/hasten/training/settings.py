@@ -30,3 +30,4 @@ class TrainingSettings:
     samples: int = option(2, "held-out questions answered before and after training", low=0)
     sample_tokens: int = option(64, "longest sample answer in tokens", low=1)
     seed: int = option(3407, "seed of row order and dropout", low=0)
+    deterministic: bool = option(False, "bitwise the same run every time on a GPU too, for some speed")

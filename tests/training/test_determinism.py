@@ -1,0 +1,22 @@
+"""The determinism switch is torch's, and is put back."""
+
+import pytest
+import torch
+
+from hasten.training.determinism import deterministic
+
+
+@pytest.mark.parametrize("before", [False, True])
+def test_torchs_setting_is_as_before_afterwards(before):
+    torch.use_deterministic_algorithms(before)
+    try:
+        with pytest.raises(KeyError), deterministic(True):
+            assert torch.are_deterministic_algorithms_enabled()
+            assert torch.is_deterministic_algorithms_warn_only_enabled()
+            raise KeyError
+        assert torch.are_deterministic_algorithms_enabled() == before
+        assert not torch.is_deterministic_algorithms_warn_only_enabled()
+        with deterministic(False):
+            assert torch.are_deterministic_algorithms_enabled() == before
+    finally:
+        torch.use_deterministic_algorithms(False)
