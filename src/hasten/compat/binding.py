@@ -1,0 +1,49 @@
+"""The methods that scripts call on a model, bound on that one object; its class stays as it is.
+
+They are `functools.partial` objects, so a deep copy of the model has methods of its own and a pickled model keeps them.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+from hasten.compat import later, modes, saving
+
+METHODS = {
+    "for_inference": modes.for_inference,
+    "for_training": modes.for_training,
+    "generate": modes.generate,
+    "save_pretrained_merged": saving.save_pretrained_merged,
+    "push_to_hub_merged": later.push_to_hub_merged,
+    "save_pretrained_gguf": later.save_pretrained_gguf,
+    "push_to_hub_gguf": later.push_to_hub_gguf,
+    "save_pretrained_torchao": later.save_pretrained_torchao,
+    "save_pretrained_ggml": later.save_pretrained_ggml,
+    "push_to_hub_ggml": later.push_to_hub_ggml,
+    "fast_generate": later.fast_generate,
+    "fast_generate_batches": later.fast_generate_batches,
+    "save_lora": later.save_lora,
+    "load_lora": later.load_lora,
+}
+
+
+def bind(model: Any) -> Any:
+    """Give a model the methods of the compatible API; those of a model inside it are taken away.
+
+    Args:
+        model: a transformers model or a `PeftModel`.
+
+    Returns:
+        The same model.
+    """
+    if hasattr(model, "get_base_model"):
+        _unbind(model.get_base_model())
+    for name, function in METHODS.items():
+        setattr(model, name, functools.partial(function, model))
+    return model
+
+
+def _unbind(model: Any) -> None:
+    for name in METHODS:
+        vars(model).pop(name, None)

@@ -1,0 +1,208 @@
+"""A complete model folder written from a live model: merged, 16 bit, loadable by plain transformers.
+
+The live model is only read. A twin without weights (on torch's `meta` device) carries the configuration, so that
+transformers itself writes the files: tied weights, shards and the names a checkpoint has on disk are its business.
+"""
+
+from __future__ import annotations
+
+import copy
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hasten.compat.notes import say_once
+from hasten.compat.origin import Origin
+from hasten.data.formats import RowProblem
+from hasten.data.templates import ChatEncoder
+from hasten.errors import CapabilityError, ConfigError, StorageError
+from hasten.lora.merge import merged_state_dict
+
+_LORA_REMEDY = "Save the adapter with save_method='lora'; PEFT and vLLM load it onto the base model."
+
+
+@dataclass(frozen=True)
+class _Plain:
+    """A model without an adapter, in the shape that `merged_state_dict` reads."""
+
+    model: Any
+
+    def get_base_model(self) -> Any:
+        return self.model
+
+
+def half_dtype(model: Any) -> torch.dtype:
+    """What "16 bit" means for a model: its own dtype if that has 16 bits, otherwise bfloat16."""
+    return model.dtype if model.dtype in (torch.float16, torch.bfloat16) else torch.bfloat16
+
+
+def write_merged(
+    model: Any, folder: Path, tokenizer: Any, *, dtype: torch.dtype, max_shard_size: str | int, origin: Origin | None
+) -> None:
+    """Fill an existing empty folder with weights, configuration and tokenizer.
+
+    Args:
+        model: a `PeftModel` with one LoRA adapter, or a plain transformers model.
+        folder: where to.
+        tokenizer: saved beside the weights; None saves none.
+        dtype: of all floating weights.
+        max_shard_size: as in transformers.
+        origin: what the loader remembered.
+
+    Raises:
+        CapabilityError: the adapter is of a kind whose merge is not W + scale * B A.
+    """
+    adapted = hasattr(model, "get_base_model")
+    base = model.get_base_model() if adapted else model
+    _refuse_other_kinds(base)
+    state = merged_state_dict(model if adapted else _Plain(model), dtype)
+    twin = _twin(base, _plain_config(base, origin), dtype)
+    if _ends_differ(twin, state):
+        config = twin.config
+        config.get_text_config().tie_word_embeddings = config.tie_word_embeddings = False
+        twin = _twin(base, config, dtype)
+        say_once("embedding and head were trained apart: the merged model keeps both (tie_word_embeddings=False)")
+    twin.generation_config = generation_config(base, tokenizer)
+    twin.save_pretrained(str(folder), state_dict=state, max_shard_size=max_shard_size)
+    if tokenizer is not None:
+        _save_tokenizer(tokenizer, folder)
+
+
+def require_space(model: Any, folder: Path, dtype: torch.dtype) -> None:
+    """Refuse before anything is written when the disk cannot hold the result.
+
+    Raises:
+        StorageError: with both numbers.
+    """
+    existing = folder.expanduser().absolute()
+    while not existing.exists():
+        existing = existing.parent
+    need = sum(value_count(parameter) for parameter in model.parameters()) * dtype.itemsize
+    free = shutil.disk_usage(existing).free
+    if need > free:
+        raise StorageError(
+            str(folder),
+            f"{free / 1e9:.2f} GB are free",
+            f"The merged model takes about {need / 1e9:.2f} GB.",
+            "Free some space or choose another folder.",
+        )
+
+
+def generation_config(base: Any, tokenizer: Any) -> Any:
+    """A valid copy of a model's generation settings that knows every token that ends an answer.
+
+    Sampling values without sampling (a common fault of published models) make transformers refuse to save; in the
+    copy sampling is switched on, because whoever wrote a temperature wanted it used.
+    """
+    made = copy.deepcopy(base.generation_config)
+    if tokenizer is not None:
+        made.eos_token_id = _end_ids(tokenizer, made)
+    try:
+        made.validate(strict=True)
+    except ValueError:
+        made.do_sample = True
+        say_once("generation_config had sampling values without do_sample; the saved copy has do_sample=True")
+    return made
+
+
+def clean_tokenizer(tokenizer: Any) -> Any:
+    """A copy without truncation and padding, which a call would otherwise leave in the saved file."""
+    made = copy.deepcopy(tokenizer)
+    backend = getattr(made, "backend_tokenizer", None)
+    if backend is not None:
+        backend.no_truncation()
+        backend.no_padding()
+    return made
+
+
+def _save_tokenizer(tokenizer: Any, folder: Path) -> None:
+    # By way of a folder with a plain name: the tokenizers library cannot write to a path of other letters where the
+    # locale is ASCII.
+    with tempfile.TemporaryDirectory() as plain:
+        clean_tokenizer(tokenizer).save_pretrained(plain)
+        shutil.copytree(plain, folder, dirs_exist_ok=True)
+
+
+def value_count(parameter: Any) -> int:
+    """How many values a parameter stands for; 4-bit ones are stored two to a byte."""
+    state = getattr(parameter, "quant_state", None)
+    return state.shape.numel() if state is not None else parameter.numel()
+
+
+def _end_ids(tokenizer: Any, config: Any) -> Any:
+    before = config.eos_token_id
+    known = before if isinstance(before, list) else [before] if before is not None else []
+    try:
+        found = ChatEncoder(tokenizer).end_ids(config)
+    except RowProblem:  # a template with demands of its own; the tokenizer's end is certain
+        found = [tokenizer.eos_token_id] if tokenizer.eos_token_id is not None else []
+    ids = list(dict.fromkeys([*known, *found]))
+    return before if not ids else ids[0] if len(ids) == 1 else ids
+
+
+def _plain_config(base: Any, origin: Origin | None) -> Any:
+    config = copy.deepcopy(base.config)
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    if origin is not None and origin.use_cache is not None:
+        config.use_cache = origin.use_cache  # a trainer switches it off on the live model
+    return config
+
+
+def _twin(base: Any, config: Any, dtype: torch.dtype) -> Any:
+    with torch.device("meta"):
+        twin = type(base)(config)
+    twin.to(dtype)
+    conversions = getattr(base, "_weight_conversions", None)
+    if conversions is not None and not getattr(base, "is_quantized", False):
+        twin._weight_conversions = conversions  # how transformers turns runtime names back into those on disk
+    return twin
+
+
+def _ends_differ(twin: Any, state: dict[str, Any]) -> bool:
+    """Whether embedding and head are said to be tied, but hold different values."""
+    if not getattr(twin.config.get_text_config(), "tie_word_embeddings", False):
+        return False
+    ends = {id(twin.get_input_embeddings()), id(twin.get_output_embeddings())}
+    found = [state.get(f"{name}.weight") for name, module in twin.named_modules() if id(module) in ends]
+    present = [weight for weight in found if weight is not None]
+    return len(present) == 2 and not torch.equal(present[0], present[1])
+
+
+def _refuse_other_kinds(base: Any) -> None:
+    from peft.tuners.lora.layer import LoraLayer
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    for name, module in base.named_modules():
+        if not isinstance(module, BaseTunerLayer):
+            continue
+        kind = type(module).__name__
+        if not isinstance(module, LoraLayer) or kind == "ParamWrapper":
+            raise CapabilityError(f"merge of '{name}'", kind, "Only plain LoRA layers are merged.", _LORA_REMEDY)
+        variants = [adapter for adapter in module.active_adapters if adapter in module.lora_variant]
+        if variants or any(module.lora_bias.get(adapter) for adapter in module.active_adapters):
+            raise CapabilityError(
+                f"merge of '{name}'",
+                f"{kind} with a variant (DoRA or the like) or a LoRA bias",
+                "Only plain LoRA layers are merged.",
+                _LORA_REMEDY,
+            )
+
+
+def require_adapter(model: Any) -> None:
+    """Refuse to save an adapter of a model that has none.
+
+    Raises:
+        ConfigError: naming the method that fits.
+    """
+    if not hasattr(model, "peft_config"):
+        raise ConfigError(
+            "save_method",
+            "'lora' for a model without an adapter",
+            "An adapter comes from get_peft_model.",
+            "Use save_method='merged_16bit'.",
+        )

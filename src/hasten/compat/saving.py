@@ -1,0 +1,167 @@
+"""`save_pretrained_merged`: the result as a model folder of 16 bit weights, or as an adapter.
+
+Both are written to a temporary folder and renamed, so a crash or a full disk leaves nothing half-written, and a
+folder never holds an adapter beside merged weights: whatever reads it would not know which to load.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hasten.compat.later import BUFFERS
+from hasten.compat.merged import clean_tokenizer, half_dtype, require_adapter, require_space, write_merged
+from hasten.compat.notes import say, say_once
+from hasten.compat.offered import Unoffered, require_defaults
+from hasten.compat.origin import origin_of
+from hasten.errors import CapabilityError, ConfigError, StorageError, did_you_mean
+from hasten.files import new_folder, require_writable
+from hasten.lora.save import refuse_nonfinite, save_adapter
+
+MERGED, LORA = "merged_16bit", "lora"
+_LATER = ("merged_4bit", "merged_4bit_forced", "mxfp4", "fp8", "torchao")
+_HUB = "Save into a folder, then run `hf upload REPO FOLDER`."
+_UNOFFERED = {
+    "push_to_hub": Unoffered((False,), _HUB),
+    "state_dict": Unoffered((None,), "Leave it out: the live model's own weights are saved."),
+    "save_function": Unoffered((None,), "Leave it out: weights are written as safetensors."),
+    "safe_serialization": Unoffered((True, None), "Leave it out: weights are written as safetensors."),
+    "variant": Unoffered((None,), "Leave it out and name the folder accordingly."),
+    "calibration_dataset": Unoffered((None,), "Leave it out: 16 bit weights need no calibration."),
+}
+_MERGED_FILES = (".safetensors", ".safetensors.index.json", "generation_config.json")
+_COMMON_FILES = ("config.json", ".jinja", ".model", "tokenizer.json", "tokenizer_config.json", "README.md")
+_COMMON_FILES += ("special_tokens_map.json", "added_tokens.json", "vocab.json", "vocab.txt", "merges.txt")
+
+
+def save_pretrained_merged(
+    model: Any,
+    save_directory: str | Path,
+    tokenizer: Any = None,
+    save_method: str = MERGED,
+    push_to_hub: bool = False,
+    token: str | bool | None = None,
+    is_main_process: bool = True,
+    state_dict: dict[str, Any] | None = None,
+    save_function: Any = torch.save,
+    max_shard_size: str | int = "5GB",
+    safe_serialization: bool = True,
+    variant: str | None = None,
+    save_peft_format: bool = True,
+    tags: list[str] | None = None,
+    temporary_location: str = BUFFERS,
+    maximum_memory_usage: float = 0.75,
+    datasets: list[str] | None = None,
+    calibration_dataset: Any = None,
+    num_calibration_samples: int = 512,
+    max_seq_length: int = 2048,
+    *,
+    dtype: str | torch.dtype | None = None,
+) -> None:
+    """Save a model for others to load.
+
+    Args:
+        model: a `PeftModel` or a plain transformers model.
+        save_directory: the folder; one that holds an older result of the same kind is replaced.
+        tokenizer: saved beside the weights; None is the one that was loaded with the model.
+        save_method: ``"merged_16bit"`` (adapter merged, bfloat16 unless the model is float16) or ``"lora"``.
+        push_to_hub: must be False.
+        token: for the hub; without effect.
+        is_main_process: False writes nothing.
+        state_dict: must be None.
+        save_function: must be `torch.save`.
+        max_shard_size: largest file of weights, as in transformers.
+        safe_serialization: must be True.
+        variant: must be None.
+        save_peft_format: without effect: adapters have PEFT's format.
+        tags: for a model card on the hub; without effect.
+        temporary_location: without effect.
+        maximum_memory_usage: without effect.
+        datasets: for a model card on the hub; without effect.
+        calibration_dataset: must be None.
+        num_calibration_samples: without effect.
+        max_seq_length: without effect.
+        dtype: hasten's own: another dtype for the merged weights, e.g. ``"float32"`` to keep them exact.
+
+    Raises:
+        CapabilityError: a method or an argument that is not offered.
+        ConfigError: an unknown method, or a folder that holds something else.
+        StorageError: the disk is full or not writable.
+        TrainingError: the adapter holds NaN or infinity.
+    """
+    method = _method(save_method)
+    given = {name: value for name, value in locals().items() if name in _UNOFFERED and value is not torch.save}
+    require_defaults("save_pretrained_merged", given, _UNOFFERED)
+    if tags or datasets:
+        say_once("tags and datasets belong to a model card on the hub; no card is written")
+    if not is_main_process:
+        return
+    folder = Path(save_directory).expanduser()
+    require_writable(folder)
+    _require_replaceable(folder, method)
+    origin = origin_of(model)
+    if tokenizer is None and origin is not None:
+        tokenizer = origin.tokenizer
+    if method == LORA:
+        require_adapter(model)
+        save_adapter(model, clean_tokenizer(_required(tokenizer)), folder, _base_name(model))
+        say(f"adapter saved in {folder}")
+        return
+    kept = half_dtype(model) if dtype is None else getattr(torch, str(dtype).removeprefix("torch."))
+    refuse_nonfinite(model)
+    require_space(model, folder, kept)
+    with new_folder(folder) as temporary:
+        write_merged(model, temporary, tokenizer, dtype=kept, max_shard_size=max_shard_size, origin=origin)
+    say(f"merged model saved in {folder} ({str(kept).removeprefix('torch.')})")
+
+
+def _method(name: str) -> str:
+    method = str(name).strip().lower().replace(" ", "_").replace("-", "_")
+    if method in (MERGED, LORA):
+        return method
+    if method in _LATER:
+        raise CapabilityError(
+            "save_method", repr(name), "hasten writes 16 bit models and adapters.", f"Use '{MERGED}' or '{LORA}'."
+        )
+    remedy = did_you_mean(method, (MERGED, LORA, *_LATER), f"Use '{MERGED}'.")
+    raise ConfigError("save_method", repr(name), f"It is '{MERGED}' or '{LORA}'.", remedy)
+
+
+def _require_replaceable(folder: Path, method: str) -> None:
+    """An existing folder is replaced as a whole, so it may hold only an older result of the same kind."""
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise StorageError(str(folder), "a file", "A model is saved as a folder.", "Choose another name.")
+    own = ("adapter_model.safetensors", "adapter_config.json") if method == LORA else _MERGED_FILES
+    names = sorted(entry.name for entry in folder.iterdir())
+    foreign = [name for name in names if not name.endswith((*own, *_COMMON_FILES))]
+    if method == MERGED:
+        foreign = [name for name in names if name.startswith("adapter_")] or foreign
+    elif "config.json" in names:
+        foreign = ["config.json"]
+    if foreign:
+        raise ConfigError(
+            f"save_directory '{folder}'",
+            f"it holds '{foreign[0]}'",
+            "Saving replaces the folder as a whole, and an adapter and a merged model never share one.",
+            "Choose another folder.",
+        )
+
+
+def _required(tokenizer: Any) -> Any:
+    if tokenizer is None:
+        raise ConfigError(
+            "tokenizer",
+            "None",
+            "An adapter is saved with its tokenizer, so that its chat template travels along.",
+            "Pass tokenizer=.",
+        )
+    return tokenizer
+
+
+def _base_name(model: Any) -> str:
+    origin = origin_of(model)
+    return origin.base if origin else model.peft_config[model.active_adapter].base_model_name_or_path

@@ -1,0 +1,38 @@
+"""Fixtures of the compatible API: tiny models through its own loaders."""
+
+import pytest
+
+from hasten.compat import notes
+
+
+@pytest.fixture(autouse=True)
+def _nothing_said_yet():
+    notes._said.clear()
+
+
+@pytest.fixture
+def loaded(tiny_model_folder):
+    """A tiny model and its tokenizer, as a script gets them."""
+    from hasten import FastLanguageModel
+
+    return FastLanguageModel.from_pretrained(str(tiny_model_folder), load_in_4bit=False, max_seq_length=48)
+
+
+@pytest.fixture
+def adapted(loaded):
+    """The same with an adapter whose every matrix has values."""
+    from hasten import FastLanguageModel
+
+    model, tokenizer = loaded
+    return moved(FastLanguageModel.get_peft_model(model, r=4, lora_alpha=16)), tokenizer
+
+
+def moved(model, seed=1):
+    """Give every trained weight values that change the output."""
+    import torch
+
+    generator = torch.Generator().manual_seed(seed)
+    for weight in model.parameters():
+        if weight.requires_grad:
+            weight.data += torch.randn(weight.shape, generator=generator) * 0.05
+    return model

@@ -1,0 +1,174 @@
+import pytest
+import torch
+from peft import PeftModel
+
+from compat.test_signatures import ANY_PEFT, LANGUAGE_PEFT
+from hasten.compat.loaders import FastLanguageModel, FastModel
+from hasten.errors import CapabilityError, ConfigError, ConfigErrors
+from support import tiny
+
+
+def targets(model):
+    return set(model.peft_config["default"].target_modules)
+
+
+def test_seven_targets(loaded):
+    model = FastLanguageModel.get_peft_model(loaded[0])
+    assert isinstance(model, PeftModel)
+    assert len(targets(model)) == 7
+    assert model.max_seq_length == 48
+    config = model.peft_config["default"]
+    assert (config.r, config.lora_alpha, config.lora_dropout, config.bias) == (16, 16, 0.0, "none")
+
+
+def test_every_default_by_name(loaded):
+    assert isinstance(FastLanguageModel.get_peft_model(loaded[0], **LANGUAGE_PEFT), PeftModel)
+
+
+def test_every_default_of_fast_model(loaded):
+    assert len(targets(FastModel.get_peft_model(loaded[0], **ANY_PEFT))) == 7
+
+
+def test_first_values_depend_on_the_seed_alone(tiny_model_folder):
+    def first(seed):
+        model, _ = FastLanguageModel.from_pretrained(str(tiny_model_folder), load_in_4bit=False)
+        torch.rand(1)
+        model = FastLanguageModel.get_peft_model(model, random_state=seed)
+        return next(weight for name, weight in model.named_parameters() if "lora_A" in name).clone()
+
+    assert torch.equal(first(1), first(1))
+    assert not torch.equal(first(1), first(2))
+
+
+def test_the_same_again(loaded):
+    model = FastLanguageModel.get_peft_model(loaded[0], r=4, loftq_config=None)
+    assert FastLanguageModel.get_peft_model(model, r=4) is model
+    with pytest.raises(TypeError, match=r"get_peft_model\(r=...\): 8.*has 4.*load the base model"):
+        FastLanguageModel.get_peft_model(model, r=8)
+    with pytest.raises(ConfigError, match="target_modules"):
+        FastLanguageModel.get_peft_model(model, r=4, target_modules=["q_proj"])
+
+
+def test_full_finetuning(tiny_model_folder, capsys):
+    model, _ = FastLanguageModel.from_pretrained(str(tiny_model_folder), full_finetuning=True)
+    assert FastLanguageModel.get_peft_model(model, r=4) is model
+    assert all(weight.requires_grad for weight in model.parameters())
+    assert "every weight is trained" in capsys.readouterr().err
+
+
+def test_a_model_of_fast_model_in_the_other_class(tiny_model_folder):
+    model, _ = FastModel.from_pretrained(str(tiny_model_folder), load_in_4bit=False)
+    assert isinstance(FastLanguageModel.get_peft_model(model), PeftModel)
+
+
+def test_misspelt_target(loaded):
+    with pytest.raises(ConfigErrors, match="'v_prj' matches nothing.*Did you mean 'v_proj'"):
+        FastLanguageModel.get_peft_model(loaded[0], target_modules=["q_proj", "v_prj"])
+
+
+def test_a_text_for_targets(loaded):
+    with pytest.raises(ConfigError, match=r"'q_proj'.*list of names.*Write \['q_proj'\]"):
+        FastLanguageModel.get_peft_model(loaded[0], target_modules="q_proj")
+
+
+def test_all_linear(loaded):
+    assert "lm_head" not in targets(FastModel.get_peft_model(loaded[0], target_modules="all-linear"))
+
+
+def test_flags(loaded):
+    model = FastModel.get_peft_model(loaded[0], finetune_vision_layers=False, finetune_mlp_modules=False)
+    assert targets(model) == {"q_proj", "k_proj", "v_proj", "o_proj"}
+
+
+def test_flags_the_other_way(loaded):
+    model = FastModel.get_peft_model(loaded[0], finetune_attention_modules=False)
+    assert targets(model) == {"gate_proj", "up_proj", "down_proj"}
+
+
+def test_flags_that_leave_nothing(loaded):
+    with pytest.raises(ConfigError, match="False, False.*nothing is left.*Set one of them"):
+        FastModel.get_peft_model(loaded[0], finetune_attention_modules=False, finetune_mlp_modules=False)
+    with pytest.raises(ConfigError, match="finetune_language_layers: False.*no other layers"):
+        FastModel.get_peft_model(loaded[0], finetune_language_layers=False)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"loftq_config": {"loftq_bits": 4}}, "loftq_config.*loftq_bits.*pissa"),
+        ({"qat_scheme": "int4"}, "qat_scheme.*'int4'.*load_in_4bit"),
+    ],
+)
+def test_not_offered(loaded, arguments, words):
+    with pytest.raises(CapabilityError, match=words):
+        FastLanguageModel.get_peft_model(loaded[0], **arguments)
+
+
+def test_not_offered_by_fast_model(loaded):
+    with pytest.raises(CapabilityError, match="finetune_audio_layers.*True.*text models"):
+        FastModel.get_peft_model(loaded[0], finetune_audio_layers=True)
+    with pytest.raises(CapabilityError, match="task_type.*SEQ_CLS.*causal"):
+        FastModel.get_peft_model(loaded[0], task_type="SEQ_CLS")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"bias": "some"}, "bias: 'some'.*none, all, lora_only"),
+        ({"r": 0}, "get_peft_model.r: 0.*at least 1"),
+        ({"use_gradient_checkpointing": "yes"}, "use_gradient_checkpointing: 'yes'.*'unsloth'.*Use True"),
+        ({"lora_droput": 0.1}, "lora_droput.*Did you mean 'lora_dropout'"),
+        ({"finetune_last_n_layers": 3}, "finetune_last_n_layers: 3.*2 layers"),
+        ({"finetune_last_n_layers": 1, "layers_to_transform": [0]}, "both choose layers.*Leave one"),
+        ({"target_modules": ["lm_head"]}, "lm_head.*full_finetuning"),
+    ],
+)
+def test_wrong(loaded, arguments, words):
+    with pytest.raises(ConfigError, match=words):
+        FastLanguageModel.get_peft_model(loaded[0], **arguments)
+
+
+def test_handed_to_peft(loaded):
+    model = FastLanguageModel.get_peft_model(
+        loaded[0],
+        use_rslora=True,
+        layers_to_transform=[1],
+        bias="lora_only",
+        init_lora_weights="gaussian",
+        use_dora=True,
+    )
+    config = model.peft_config["default"]
+    assert (config.use_rslora, config.layers_to_transform, config.bias) == (True, [1], "lora_only")
+    assert (config.init_lora_weights, config.use_dora) == ("gaussian", True)
+
+
+def test_last_layers(loaded):
+    model = FastLanguageModel.get_peft_model(loaded[0], finetune_last_n_layers=1)
+    adapted = {name for name, weight in model.named_parameters() if weight.requires_grad}
+    assert adapted and all(".layers.1." in name for name in adapted)
+
+
+def test_embedding_and_head_are_trained_in_full(tmp_path, capsys):
+    folder = tiny.save_model(tmp_path / "untied", tiny.llama(tied=False))
+    model, _ = FastLanguageModel.from_pretrained(str(folder), load_in_4bit=False)
+    model = FastLanguageModel.get_peft_model(model, target_modules=["q_proj", "embed_tokens", "lm_head"])
+    assert set(model.peft_config["default"].modules_to_save) == {"embed_tokens", "lm_head"}
+    assert targets(model) == {"q_proj"}
+    assert "trained in full" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("wanted", "found"), [("unsloth", True), (True, True), (False, False)])
+def test_checkpointing(loaded, wanted, found, capsys):
+    model = FastLanguageModel.get_peft_model(loaded[0], use_gradient_checkpointing=wanted)
+    layer = model.get_base_model().model.layers[0]
+    assert layer.gradient_checkpointing is found
+    assert ("offloading" in capsys.readouterr().err) is (wanted == "unsloth")
+
+
+def test_modes(adapted):
+    model, _ = adapted
+    assert FastLanguageModel.for_inference(model) is model
+    assert not model.training
+    assert FastModel.for_training(model) is model
+    assert model.training
+    assert model.for_training(use_gradient_checkpointing=False) is model

@@ -1,0 +1,254 @@
+import json
+from types import SimpleNamespace
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from compat.conftest import moved
+from hasten.compat import merged
+from hasten.compat.loaders import FastLanguageModel
+from hasten.errors import CapabilityError, ConfigError, StorageError, TrainingError
+from support import tiny
+
+IDS = torch.arange(3, 30)[None]
+
+
+def logits(model):
+    with torch.no_grad():
+        return model.eval()(IDS).logits.float()
+
+
+def plain(folder):
+    return AutoModelForCausalLM.from_pretrained(folder)
+
+
+def make(folder, **lora):
+    model, tokenizer = FastLanguageModel.from_pretrained(str(folder), load_in_4bit=False)
+    return moved(FastLanguageModel.get_peft_model(model, **lora)), tokenizer
+
+
+@pytest.mark.parametrize(
+    "lora",
+    [
+        {"r": 8, "lora_alpha": 8},
+        {"r": 8, "lora_alpha": 32},
+        {"r": 16, "lora_alpha": 16, "use_rslora": True},
+        {"r": 4, "bias": "all"},
+        {"r": 4, "layers_to_transform": [1]},
+    ],
+)
+def test_merged_is_the_live_model(tiny_model_folder, tmp_path, lora):
+    model, tokenizer = make(tiny_model_folder, **lora)
+    model.save_pretrained_merged(str(tmp_path / "exact"), tokenizer, dtype="float32")
+    torch.testing.assert_close(logits(plain(tmp_path / "exact")), logits(model), atol=1e-5, rtol=0)
+    model.save_pretrained_merged(str(tmp_path / "half"), tokenizer)
+    half = plain(tmp_path / "half")
+    assert half.dtype is torch.bfloat16
+    # bfloat16 keeps 8 bits of each weight; computed in float32 the rest of the way.
+    torch.testing.assert_close(logits(half.float()), logits(model), atol=0.05, rtol=0.05)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_head_trained_in_full(tmp_path, tied):
+    folder = tiny.save_model(tmp_path / "base", tiny.llama(tied=tied))
+    model, tokenizer = make(folder, r=4, target_modules=["q_proj", "lm_head"])
+    model.save_pretrained_merged(str(tmp_path / "exact"), tokenizer, dtype="float32")
+    again = plain(tmp_path / "exact")
+    assert again.config.tie_word_embeddings is False
+    live = model.get_base_model().lm_head.modules_to_save["default"].weight
+    assert torch.equal(again.lm_head.weight, live)
+    torch.testing.assert_close(logits(again), logits(model), atol=1e-5, rtol=0)
+
+
+def test_tied_stays_tied(adapted, tmp_path):
+    model, tokenizer = adapted
+    model.save_pretrained_merged(str(tmp_path / "merged"), tokenizer)
+    again = plain(tmp_path / "merged")
+    assert again.config.tie_word_embeddings is True
+    assert again.lm_head.weight.data_ptr() == again.model.embed_tokens.weight.data_ptr()
+
+
+def test_merge_from_four_bit(tmp_path):
+    pytest.importorskip("bitsandbytes")
+    folder = tiny.save_model(tmp_path / "base", tiny.llama(tied=False))
+    model, tokenizer = FastLanguageModel.from_pretrained(str(folder))
+    model = moved(FastLanguageModel.get_peft_model(model, r=4, lora_alpha=16))
+    model.save_pretrained_merged(str(tmp_path / "exact"), tokenizer, dtype="float32")
+    assert "quantization_config" not in json.loads((tmp_path / "exact" / "config.json").read_text())
+    torch.testing.assert_close(logits(plain(tmp_path / "exact")), logits(model), atol=1e-4, rtol=0)
+
+
+def test_float16_stays_float16(tiny_model_folder, tmp_path):
+    model, tokenizer = make(tiny_model_folder, r=4)
+    model.half()
+    model.save_pretrained_merged(str(tmp_path / "merged"), tokenizer)
+    assert plain(tmp_path / "merged").dtype is torch.float16
+
+
+def test_full_finetuning(tiny_model_folder, tmp_path):
+    model, tokenizer = FastLanguageModel.from_pretrained(str(tiny_model_folder), full_finetuning=True)
+    moved(model)
+    model.save_pretrained_merged(str(tmp_path / "merged"), tokenizer, dtype=torch.float32)
+    torch.testing.assert_close(logits(plain(tmp_path / "merged")), logits(model), atol=1e-6, rtol=0)
+
+
+def test_files(adapted, tmp_path, capsys):
+    model, tokenizer = adapted
+    model.config.use_cache = False  # as a trainer leaves it
+    tokenizer(["a b c d e f"], truncation=True, max_length=4, padding="max_length")
+    model.save_pretrained_merged(str(tmp_path / "merged"), tokenizer)
+    names = sorted(path.name for path in (tmp_path / "merged").iterdir())
+    assert not [name for name in names if name.startswith("adapter")]
+    assert {"config.json", "generation_config.json", "model.safetensors", "tokenizer.json"} <= set(names)
+    assert json.loads((tmp_path / "merged" / "config.json").read_text())["use_cache"] is True
+    saved = json.loads((tmp_path / "merged" / "tokenizer.json").read_text(encoding="utf-8"))
+    assert saved["truncation"] is None and saved["padding"] is None
+    assert AutoTokenizer.from_pretrained(tmp_path / "merged").chat_template == tokenizer.chat_template
+    assert "merged model saved" in capsys.readouterr().err
+
+
+def test_the_tokenizer_it_was_loaded_with(adapted, tmp_path):
+    adapted[0].save_pretrained_merged(str(tmp_path / "merged"))
+    assert (tmp_path / "merged" / "tokenizer.json").is_file()
+
+
+def test_live_model_is_left_alone(adapted, tmp_path):
+    model, tokenizer = adapted
+    before = logits(model)
+    config = model.config.to_dict()
+    model.save_pretrained_merged(str(tmp_path / "merged"), tokenizer)
+    assert torch.equal(logits(model), before)
+    assert model.config.to_dict() == config
+
+
+def test_invalid_generation_config_is_repaired_on_a_copy(adapted, tmp_path, capsys):
+    model, tokenizer = adapted
+    live = model.get_base_model().generation_config
+    live.do_sample, live.temperature = False, 0.9
+    model.save_pretrained_merged(str(tmp_path / "merged"), tokenizer)
+    saved = json.loads((tmp_path / "merged" / "generation_config.json").read_text())
+    assert saved["do_sample"] is True and saved["temperature"] == 0.9
+    assert live.do_sample is False
+    assert "do_sample" in capsys.readouterr().err
+
+
+def test_every_end_token_is_in_the_generation_config(adapted, tmp_path):
+    model, tokenizer = adapted
+    tokenizer.eos_token = "<|pad|>"
+    model.save_pretrained_merged(str(tmp_path / "merged"), tokenizer)
+    saved = json.loads((tmp_path / "merged" / "generation_config.json").read_text())
+    assert set(saved["eos_token_id"]) == {tiny.PAD, tiny.EOS}
+
+
+@pytest.mark.parametrize("method", ["lora", "LoRA"])
+def test_lora(adapted, tmp_path, method):
+    model, tokenizer = adapted
+    model.save_pretrained_merged(str(tmp_path / "lora"), tokenizer, save_method=method)
+    names = {path.name for path in (tmp_path / "lora").iterdir()}
+    assert {"adapter_config.json", "adapter_model.safetensors", "tokenizer.json"} <= names
+    assert "model.safetensors" not in names
+    again, _ = FastLanguageModel.from_pretrained(str(tmp_path / "lora"), load_in_4bit=False)
+    torch.testing.assert_close(logits(again), logits(model))
+
+
+def test_lora_of_a_plain_model(loaded, tmp_path):
+    with pytest.raises(ConfigError, match="'lora' for a model without an adapter.*merged_16bit"):
+        loaded[0].save_pretrained_merged(str(tmp_path / "lora"), save_method="lora")
+
+
+@pytest.mark.parametrize(
+    ("method", "error", "words"),
+    [
+        ("merged_4bit", CapabilityError, "'merged_4bit'.*Use 'merged_16bit' or 'lora'"),
+        ("mxfp4", CapabilityError, "'mxfp4'.*16 bit"),
+        ("merged_16bits", ConfigError, "'merged_16bits'.*Did you mean 'merged_16bit'"),
+        ("gguf", ConfigError, "'gguf'.*Use 'merged_16bit'"),
+    ],
+)
+def test_other_methods(adapted, tmp_path, method, error, words):
+    with pytest.raises(error, match=words):
+        adapted[0].save_pretrained_merged(str(tmp_path / "x"), save_method=method)
+    assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"push_to_hub": True}, "push_to_hub.*True.*hf upload"),
+        ({"safe_serialization": False}, "safe_serialization.*False.*safetensors"),
+        ({"state_dict": {}}, "state_dict.*live model"),
+        ({"save_function": print}, "save_function.*safetensors"),
+        ({"calibration_dataset": object()}, "calibration_dataset.*no calibration"),
+    ],
+)
+def test_not_offered(adapted, tmp_path, arguments, words):
+    with pytest.raises(CapabilityError, match=words):
+        adapted[0].save_pretrained_merged(str(tmp_path / "x"), **arguments)
+
+
+def test_not_the_main_process(adapted, tmp_path):
+    adapted[0].save_pretrained_merged(str(tmp_path / "x"), is_main_process=False)
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_folder_of_other_things_is_not_replaced(adapted, tmp_path):
+    model, tokenizer = adapted
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(ConfigError, match="holds 'thesis.txt'.*Choose another folder"):
+        model.save_pretrained_merged(str(tmp_path), tokenizer)
+    model.save_pretrained_merged(str(tmp_path / "lora"), tokenizer, save_method="lora")
+    with pytest.raises(ConfigError, match="holds 'adapter_config.json'.*never share"):
+        model.save_pretrained_merged(str(tmp_path / "lora"), tokenizer)
+    model.save_pretrained_merged(str(tmp_path / "merged"), tokenizer)
+    with pytest.raises(ConfigError, match="holds 'config.json'"):
+        model.save_pretrained_merged(str(tmp_path / "merged"), tokenizer, save_method="lora")
+    model.save_pretrained_merged(str(tmp_path / "merged"), tokenizer)  # an older result of its kind
+
+
+def test_no_space(adapted, tmp_path, monkeypatch):
+    monkeypatch.setattr(merged.shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
+    with pytest.raises(StorageError, match="0.00 GB are free.*takes about.*another folder"):
+        adapted[0].save_pretrained_merged(str(tmp_path / "x"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nothing_is_left_when_it_fails(adapted, tmp_path, monkeypatch):
+    def fail(*args, **kwargs):
+        raise RuntimeError("abc")
+
+    monkeypatch.setattr(merged, "clean_tokenizer", fail)
+    with pytest.raises(RuntimeError, match="abc"):
+        adapted[0].save_pretrained_merged(str(tmp_path / "x"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_not_finite(adapted, tmp_path):
+    model, _ = adapted
+    next(weight for weight in model.parameters() if weight.requires_grad).data.fill_(float("nan"))
+    with pytest.raises(TrainingError, match="NaN"):
+        model.save_pretrained_merged(str(tmp_path / "x"))
+
+
+def test_dora_is_not_merged(tiny_model_folder, tmp_path):
+    model, _ = make(tiny_model_folder, r=4, use_dora=True)
+    with pytest.raises(CapabilityError, match="variant.*save_method='lora'"):
+        model.save_pretrained_merged(str(tmp_path / "x"))
+
+
+def test_the_others_exist_and_say_so(adapted):
+    model, tokenizer = adapted
+    for name, arguments in (
+        ("save_pretrained_gguf", ("x", tokenizer, "q4_k_m")),
+        ("push_to_hub_gguf", ("me/x", tokenizer)),
+        ("push_to_hub_merged", ("me/x", tokenizer)),
+        ("save_pretrained_torchao", ("x",)),
+        ("save_pretrained_ggml", ("x", tokenizer)),
+        ("push_to_hub_ggml", (tokenizer, "me/x")),
+        ("fast_generate", (["a"],)),
+        ("fast_generate_batches", (["a"],)),
+        ("save_lora", ("x",)),
+        ("load_lora", ("x",)),
+    ):
+        with pytest.raises(CapabilityError, match=f"{name}.*Use "):
+            getattr(model, name)(*arguments)
