@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 import shutil
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,20 +18,8 @@ from hasten.compat.notes import say_once
 from hasten.compat.origin import Origin
 from hasten.data.formats import RowProblem
 from hasten.data.templates import ChatEncoder
-from hasten.errors import CapabilityError, ConfigError, StorageError
+from hasten.errors import ConfigError, StorageError
 from hasten.lora.merge import merged_state_dict
-
-_LORA_REMEDY = "Save the adapter with save_method='lora'; PEFT and vLLM load it onto the base model."
-
-
-@dataclass(frozen=True)
-class _Plain:
-    """A model without an adapter, in the shape that `merged_state_dict` reads."""
-
-    model: Any
-
-    def get_base_model(self) -> Any:
-        return self.model
 
 
 def half_dtype(model: Any) -> torch.dtype:
@@ -56,10 +43,8 @@ def write_merged(
     Raises:
         CapabilityError: the adapter is of a kind whose merge is not W + scale * B A.
     """
-    adapted = hasattr(model, "get_base_model")
-    base = model.get_base_model() if adapted else model
-    _refuse_other_kinds(base)
-    state = merged_state_dict(model if adapted else _Plain(model), dtype)
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    state = merged_state_dict(model, dtype)
     twin = _twin(base, _plain_config(base, origin), dtype)
     if _ends_differ(twin, state):
         config = twin.config
@@ -171,26 +156,6 @@ def _ends_differ(twin: Any, state: dict[str, Any]) -> bool:
     found = [state.get(f"{name}.weight") for name, module in twin.named_modules() if id(module) in ends]
     present = [weight for weight in found if weight is not None]
     return len(present) == 2 and not torch.equal(present[0], present[1])
-
-
-def _refuse_other_kinds(base: Any) -> None:
-    from peft.tuners.lora.layer import LoraLayer
-    from peft.tuners.tuners_utils import BaseTunerLayer
-
-    for name, module in base.named_modules():
-        if not isinstance(module, BaseTunerLayer):
-            continue
-        kind = type(module).__name__
-        if not isinstance(module, LoraLayer) or kind == "ParamWrapper":
-            raise CapabilityError(f"merge of '{name}'", kind, "Only plain LoRA layers are merged.", _LORA_REMEDY)
-        variants = [adapter for adapter in module.active_adapters if adapter in module.lora_variant]
-        if variants or any(module.lora_bias.get(adapter) for adapter in module.active_adapters):
-            raise CapabilityError(
-                f"merge of '{name}'",
-                f"{kind} with a variant (DoRA or the like) or a LoRA bias",
-                "Only plain LoRA layers are merged.",
-                _LORA_REMEDY,
-            )
 
 
 def require_adapter(model: Any) -> None:

@@ -14,9 +14,15 @@ def enable_checkpointing(model: Any, *, reentrant: bool = False) -> None:
     """Recompute each decoder layer in the backward instead of keeping its activations."""
     if reentrant:
         model.enable_input_require_grads()
-    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": reentrant})
+    if hasattr(model, "activation_checkpointing_enable"):  # its name from transformers 5.2x on
+        model.activation_checkpointing_enable({"use_reentrant": reentrant})
+    else:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": reentrant})
 
 
 def disable_checkpointing(model: Any) -> None:
     """Keep all activations."""
-    model.gradient_checkpointing_disable()
+    if hasattr(model, "activation_checkpointing_disable"):
+        model.activation_checkpointing_disable()
+    else:
+        model.gradient_checkpointing_disable()

@@ -15,7 +15,7 @@ def merged_state_dict(model: Any, dtype: Any = None) -> dict[str, Any]:
     """The state dict of the base model with the adapter merged in.
 
     Args:
-        model: a `PeftModel` with one active LoRA adapter.
+        model: a `PeftModel` with one active LoRA adapter, or a plain model, whose weights come back as they are.
         dtype: torch dtype of the result; None keeps each weight's own (float32, or the compute dtype of 4-bit weights).
 
     Returns:
@@ -23,11 +23,13 @@ def merged_state_dict(model: Any, dtype: Any = None) -> dict[str, Any]:
         names and share memory.
 
     Raises:
-        CapabilityError: an adapter is on a tied embedding or head, where merging changes both sides.
+        CapabilityError: an adapter is on a tied embedding or head, where merging changes both sides; or it is of a
+            kind whose merge is not W + scale * B A (DoRA, LoRA bias, adapted parameters).
     """
     import torch
 
-    base = model.get_base_model()
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    _refuse_other_kinds(base)
     adapted = {name: module for name, module in base.named_modules() if hasattr(module, "get_delta_weight")}
     _refuse_tied(base, adapted)
     merged: dict[str, Any] = {}
@@ -52,7 +54,7 @@ def _merge_one(value: Any, module: Any, name: str, dtype: Any) -> Any:
     if module is not None and is_weight:
         total = weight.to(torch.float32)
         for adapter in module.active_adapters:
-            if adapter in module.lora_A or adapter in getattr(module, "lora_embedding_A", {}):
+            if adapter in module.lora_A or adapter in module.lora_embedding_A:
                 total = total + module.get_delta_weight(adapter).to(torch.float32)
         weight = total.to(weight.dtype)
     if dtype is not None and weight.is_floating_point():
@@ -77,6 +79,25 @@ def _plain_name(name: str) -> str | None:
         if marker in name:
             return None
     return name.replace(".base_layer.", ".").replace(".modules_to_save.default.", ".")
+
+
+def _refuse_other_kinds(base: Any) -> None:
+    from peft.tuners.lora.layer import LoraLayer
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    for name, module in base.named_modules():
+        if not isinstance(module, BaseTunerLayer):
+            continue
+        if isinstance(module, LoraLayer) and type(module).__name__ != "ParamWrapper":
+            odd = [name for name in module.active_adapters if name in module.lora_variant or module.lora_bias.get(name)]
+            if not odd:
+                continue
+        raise CapabilityError(
+            f"merge of '{name}'",
+            f"{type(module).__name__}, with a variant (DoRA or the like), a LoRA bias or adapted parameters",
+            "Only plain LoRA layers are merged.",
+            "Save the adapter with save_method='lora'; PEFT and vLLM load it onto the base model.",
+        )
 
 
 def _refuse_tied(base: Any, adapted: dict[str, Any]) -> None:
