@@ -21,16 +21,16 @@ if TYPE_CHECKING:
     from hasten.compat.loaders import FastModel as FastModel
     from hasten.compat.trainer import SFTConfig as SFTConfig
     from hasten.compat.trainer import SFTTrainer as SFTTrainer
-    from hasten.config import RunConfig as RunConfig
     from hasten.errors import HastenError as HastenError
     from hasten.hardware.probe import is_bf16_supported as is_bf16_supported
+    from hasten.training.config import RunConfig as RunConfig
     from hasten.training.job import train as train
 
 _HOME = {
     "FastLanguageModel": "hasten.compat.loaders",
     "FastModel": "hasten.compat.loaders",
     "HastenError": "hasten.errors",
-    "RunConfig": "hasten.config",
+    "RunConfig": "hasten.training.config",
     "SFTConfig": "hasten.compat.trainer",
     "SFTTrainer": "hasten.compat.trainer",
     "for_inference": "hasten.compat.adapters",

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 
 class HastenError(Exception):
@@ -25,7 +26,8 @@ class HastenError(Exception):
     exit_code: int = 1
 
     def __init__(self, subject: str, value: str, rule: str, remedy: str) -> None:
-        super().__init__(subject, value, rule, remedy)
+        # Not super(): OSError would take the four parts for its errno, strerror and filename, and lose one in pickle.
+        Exception.__init__(self, subject, value, rule, remedy)
         self.subject, self.value, self.rule, self.remedy = subject, value, rule, remedy
 
     def __str__(self) -> str:
@@ -99,7 +101,7 @@ class ConfigErrors(ConfigError):
         super().__init__(first.subject, first.value, first.rule, first.remedy)
         self.problems = tuple(problems)
 
-    def __reduce__(self) -> tuple[type[ConfigErrors], tuple[tuple[ConfigError, ...]]]:
+    def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.problems,)
 
     def __str__(self) -> str:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
+import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -20,21 +22,23 @@ from safetensors import SafetensorError
 from hasten.errors import StorageError
 
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+_FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
+_IN_THE_WAY = (errno.EEXIST, errno.ENOTDIR)
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def storage_error(path: Path, cause: OSError) -> StorageError:
     """Translate an operating system error about `path` into one sentence with a remedy."""
+    rule = "hasten writes here."
     if cause.errno in _DISK_FULL:
-        return StorageError(
-            str(path), "no space left on the disk", "Nothing was left half-written.", "Free some space or choose another folder."
-        )
-    if cause.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return StorageError(
-            str(path), "not writable by this user", "hasten writes here.", "Change its permissions or choose another folder."
-        )
-    return StorageError(
-        str(path), f"could not be written ({cause.strerror or cause})", "hasten writes here.", "Choose another folder."
-    )
+        value, rule, remedy = "no space left on the disk", "Nothing was left half-written.", "Free some space or choose"
+    elif cause.errno in _FORBIDDEN:
+        value, remedy = "not writable by this user", "Change its permissions or choose"
+    elif cause.errno in _IN_THE_WAY:
+        value, remedy = "a file is in the way", "Move that file or choose"
+    else:
+        value, remedy = f"could not be written ({cause.strerror or cause})", "Choose"
+    return StorageError(str(path), value, rule, f"{remedy} another folder.")
 
 
 @contextmanager
@@ -47,7 +51,8 @@ def storing(path: Path) -> Iterator[None]:
     except OSError as cause:
         raise storage_error(path, cause) from cause
     except SafetensorError as cause:  # its writer reports a full disk with an exception class of its own
-        raise storage_error(path, OSError(_DISK_FULL[0] if "space" in str(cause) else 0, str(cause))) from cause
+        full = "no space left" in str(cause).lower()
+        raise storage_error(path, OSError(errno.ENOSPC if full else errno.EIO, str(cause))) from cause
 
 
 def make_folder(path: Path) -> Path:
@@ -61,10 +66,10 @@ def make_folder(path: Path) -> Path:
 
 def write_text(path: Path, text: str) -> None:
     """Replace a text file (UTF-8) atomically."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = _beside(path)
     try:
         with storing(path):
-            with temporary.open("w", encoding="utf-8", newline="\n") as file:
+            with temporary.open("w", encoding="utf-8", errors="surrogateescape", newline="\n") as file:
                 file.write(text)
                 file.flush()
                 os.fsync(file.fileno())
@@ -75,29 +80,27 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, value: object) -> None:
     """Replace a JSON file (UTF-8, indented) atomically."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    text = json.dumps(value, indent=2, ensure_ascii=False)
+    # Half a surrogate pair (a file name in another encoding, a broken row) has no UTF-8, but JSON can spell it.
+    text = _LONE_SURROGATE.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
+    write_text(path, text + "\n")
 
 
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
     """Fill a temporary folder and rename it to `path` at the end; nothing is left behind when the block fails.
 
-    An existing folder at `path` is replaced only after the new one is complete.
+    An existing folder at `path` is replaced only after the new one is complete and on the disk.
     """
+    temporary = _beside(path)
     with storing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
-        temporary.chmod(0o755)
+        temporary.mkdir()
     try:
         with storing(path):
             yield temporary
-            if path.exists():
-                old = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".old", dir=path.parent))
-                path.replace(old / path.name)
-                temporary.replace(path)
-                shutil.rmtree(old)
-            else:
-                temporary.replace(path)
+            _flush(temporary)
+            _put(temporary, path)
     finally:
         if temporary.exists():
             shutil.rmtree(temporary)
@@ -109,10 +112,61 @@ def require_writable(path: Path) -> None:
     Raises:
         StorageError: its nearest existing parent is a file or is not writable.
     """
-    existing = path.expanduser().absolute()
-    while not existing.exists():
-        existing = existing.parent
+    existing = path.absolute()
+    with storing(path):
+        while not existing.exists() and existing != existing.parent:
+            existing = existing.parent
     if not existing.is_dir():
-        raise StorageError(str(path), f"'{existing}' is a file", "hasten writes a folder here.", "Choose another folder.")
+        raise StorageError(
+            str(path), f"'{existing}' is a file", "hasten writes a folder here.", "Choose another folder."
+        )
     if not os.access(existing, os.W_OK | os.X_OK):
         raise storage_error(existing, PermissionError(errno.EACCES, "not writable"))
+
+
+def _beside(path: Path) -> Path:
+    """A name for the unfinished version of `path`, its own in every call: threads and processes may write at once."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
+
+
+def _flush(folder: Path) -> None:
+    # A rename may reach the disk before the content does: after a power cut, a complete name on empty files.
+    for file in folder.rglob("*"):
+        if file.is_file():
+            with file.open("r+b") as opened:
+                os.fsync(opened.fileno())
+
+
+def _put(new: Path, path: Path) -> None:
+    if not path.exists():
+        new.replace(path)
+        return
+    old = _beside(path)
+    path.replace(old)
+    try:
+        new.replace(path)
+    except OSError:
+        old.replace(path)
+        raise
+    if old.is_dir():
+        shutil.rmtree(old)
+    else:
+        old.unlink()
+
+
+@contextmanager
+def native_path(path: Path) -> Iterator[Path]:
+    """A folder's path as libraries written in Rust can take it: as valid UTF-8.
+
+    Under an ASCII locale Python spells the bytes of `ä` in a path as surrogates, which tokenizers refuses. Then the
+    folder is reached through a temporary link for as long as the block lasts.
+    """
+    try:
+        str(path).encode("utf-8")
+    except UnicodeEncodeError:
+        with tempfile.TemporaryDirectory(prefix="hasten-") as temporary:
+            link = Path(temporary) / "folder"
+            link.symlink_to(path.absolute(), target_is_directory=True)
+            yield link
+    else:
+        yield path

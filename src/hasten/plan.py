@@ -9,13 +9,14 @@ them.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
-from hasten.errors import ConfigError
+from hasten.errors import ConfigError, did_you_mean
 from hasten.families.base import Family
 from hasten.hardware.probe import Hardware
 
 DType = Literal["bfloat16", "float16", "float32"]
+DTYPES: tuple[DType, ...] = get_args(DType)
 Layout = Literal["packed", "padded"]
 
 
@@ -23,7 +24,7 @@ Layout = Literal["packed", "padded"]
 class Request:
     """What the user asked for; ``auto`` leaves the choice to the Plan."""
 
-    dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
+    dtype: Literal["auto"] | DType = "auto"
     load_in_4bit: bool = False
     packing: Literal["auto", "on", "off"] = "auto"
     checkpointing: Literal["auto", "on", "off"] = "auto"
@@ -62,22 +63,23 @@ def choose_dtype(hardware: Hardware, requested: str) -> tuple[DType, Decision]:
     """The dtype of frozen weights and activations.
 
     Raises:
-        ConfigError: half precision was asked for on a CPU, where its gradients underflow.
+        ConfigError: an unknown type, or half precision on a CPU, where its gradients underflow.
     """
     if requested == "float16" and not hardware.is_cuda:
         raise ConfigError(
             "model.dtype", "'float16' on a CPU", "Half precision trains on GPUs only.", "Use 'auto' or 'bfloat16'."
         )
+    for dtype in DTYPES:
+        if requested == dtype:
+            return dtype, Decision(part="dtype", choice=dtype, why="asked for")
     if requested != "auto":
-        dtype: DType = requested  # type: ignore[assignment]
-        return dtype, Decision(part="dtype", choice=dtype, why="asked for")
+        rule = f"Allowed: auto, {', '.join(DTYPES)}."
+        raise ConfigError("model.dtype", repr(requested), rule, did_you_mean(requested, DTYPES, "Use 'auto'."))
     if not hardware.is_cuda:
         return "float32", Decision(part="dtype", choice="float32", why="exact, and the fastest that every CPU has")
     if hardware.bf16:
         return "bfloat16", Decision(part="dtype", choice="bfloat16", why="native on this device")
-    return "float16", Decision(
-        part="dtype", choice="float16", why="this device has no bfloat16 units", fallback=True
-    )
+    return "float16", Decision(part="dtype", choice="float16", why="this device has no bfloat16 units", fallback=True)
 
 
 def make_plan(hardware: Hardware, family: Family, model_type: str, request: Request) -> Plan:
@@ -102,7 +104,8 @@ def make_plan(hardware: Hardware, family: Family, model_type: str, request: Requ
     layout = _choose_layout(family, model_type, request, decisions)
     checkpointing = request.checkpointing == "on"
     if request.checkpointing == "auto":
-        decisions.append(Decision(part="checkpointing", choice="off", why="recomputing costs about a third of the speed"))
+        why = "recomputing costs about a third of the speed"
+        decisions.append(Decision(part="checkpointing", choice="off", why=why))
     else:
         decisions.append(Decision(part="checkpointing", choice=request.checkpointing, why="asked for"))
     return Plan(

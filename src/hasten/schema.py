@@ -8,6 +8,7 @@ every problem of a configuration is collected before any is shown.
 from __future__ import annotations
 
 import dataclasses
+import math
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,7 +23,7 @@ def option(default: Any, help: str, *, low: float | None = None, high: float | N
     """Declare one setting.
 
     Args:
-        default: its default; a list or dict is copied for every instance.
+        default: its default; a list is copied for every instance.
         help: one line for `--help` and the documentation.
         low: the smallest allowed number.
         high: the largest allowed number.
@@ -58,12 +59,17 @@ def build(cls: type[T], values: Mapping[str, Any], path: str = "") -> T:
 
 
 def check(settings: object, path: str = "") -> None:
-    """Check a settings object that was made by hand; raises `ConfigErrors` like `build`."""
+    """Check a settings object that was made by hand, and settle its values in place (``"2e-4"`` becomes a number).
+
+    Raises:
+        ConfigErrors: as `build`; the object is unchanged then.
+    """
     problems: list[ConfigError] = []
-    for name, _, value, declared in fields(settings):
-        _convert(value, declared.annotation, declared.metadata, _join(path, name), problems)
+    settled = _settle(settings, path, problems)
     if problems:
         raise ConfigErrors(problems)
+    for owner, name, value in settled:
+        setattr(owner, name, value)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,26 +122,45 @@ def _build(cls: type[T], values: Mapping[str, Any], path: str, problems: list[Co
             problems.append(ConfigError(full, "unknown setting", f"Known here: {known}.", remedy))
             continue
         kind = hints[name]
-        if dataclasses.is_dataclass(kind):
-            if isinstance(value, Mapping):
-                inner = cast(Mapping[str, Any], value)
-                arguments[name] = _build(cast(type[Any], kind), inner, full, problems)
-            else:
-                rule = "This is a group of settings."
-                problems.append(ConfigError(full, repr(value), rule, f"Write its fields below `{name}:`."))
+        if not dataclasses.is_dataclass(kind):
+            arguments[name] = _convert(value, kind, declared[name].metadata, full, problems)
+        elif value is None:  # `lora:` with nothing below it
             continue
-        arguments[name] = _convert(value, kind, declared[name].metadata, full, problems)
+        elif isinstance(value, Mapping):
+            arguments[name] = _build(cast(type[Any], kind), cast(Mapping[str, Any], value), full, problems)
+        else:
+            problems.append(_no_group(full, value))
     return cls(**arguments)
+
+
+def _settle(settings: Any, path: str, problems: list[ConfigError]) -> list[tuple[Any, str, Any]]:
+    """What a checked object's fields become: (owner, field, value)."""
+    hints = typing.get_type_hints(cast(type[Any], type(settings)))
+    settled: list[tuple[Any, str, Any]] = []
+    for field in dataclasses.fields(settings):
+        kind, value, full = hints[field.name], getattr(settings, field.name), _join(path, field.name)
+        if not dataclasses.is_dataclass(kind):
+            settled.append((settings, field.name, _convert(value, kind, field.metadata, full, problems)))
+        elif isinstance(value, cast(type[Any], kind)):
+            settled += _settle(value, full, problems)
+        elif isinstance(value, Mapping):
+            made = _build(cast(type[Any], kind), cast(Mapping[str, Any], value), full, problems)
+            settled.append((settings, field.name, made))
+        else:
+            problems.append(_no_group(full, value))
+    return settled
+
+
+def _no_group(path: str, value: object) -> ConfigError:
+    name = path.rpartition(".")[2]
+    return ConfigError(path, repr(value), "This is a group of settings.", f"Write its fields below `{name}:`.")
 
 
 def _convert(value: Any, kind: Any, metadata: Mapping[str, Any], path: str, problems: list[ConfigError]) -> Any:
     try:
         converted = _coerce(value, kind)
     except (TypeError, ValueError):
-        remedy = "Change it."
-        if typing.get_origin(kind) is Literal and isinstance(value, str):
-            remedy = did_you_mean(value, [str(choice) for choice in typing.get_args(kind)], remedy)
-        problems.append(ConfigError(path, repr(value), f"Allowed: {describe(kind)}.", remedy))
+        problems.append(ConfigError(path, repr(value), f"Allowed: {describe(kind)}.", _remedy(value, kind)))
         return value
     low, high = metadata.get("low"), metadata.get("high")
     if isinstance(converted, (int, float)) and not isinstance(converted, bool):
@@ -146,14 +171,24 @@ def _convert(value: Any, kind: Any, metadata: Mapping[str, Any], path: str, prob
     return converted
 
 
+def _remedy(value: object, kind: Any) -> str:
+    kinds = typing.get_args(kind) if typing.get_origin(kind) in (Union, types.UnionType) else (kind,)
+    choices = [str(choice) for part in kinds if typing.get_origin(part) is Literal for choice in typing.get_args(part)]
+    if str in kinds and isinstance(value, (int, float)):
+        return "Put it in quotes."
+    return did_you_mean(str(value), choices, "Change it.")
+
+
 def _number(value: Any) -> float:
     # YAML 1.1 reads 2e-4 (no dot) as text; it is a number to everybody else.
-    if isinstance(value, bool):
-        raise TypeError
-    return float(value)
+    if isinstance(value, bool) or not math.isfinite(number := float(value)):
+        raise ValueError
+    return number
 
 
 def _whole(value: Any) -> int:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value  # not through a float, which holds 53 bits
     number = _number(value)
     if number != int(number):
         raise ValueError
@@ -178,13 +213,15 @@ _SCALARS: dict[Any, Callable[[Any], Any]] = {float: _number, int: _whole, bool: 
 def _coerce(value: Any, kind: Any) -> Any:
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin is Literal:
+        if isinstance(value, bool):  # YAML 1.1 reads a bare on or off as truth
+            value = "on" if value else "off"
         if value not in arguments:
             raise ValueError
         return value
     if origin in (Union, types.UnionType):
         return _coerce_union(value, arguments)
     if origin is list:
-        items = cast(list[Any], value if isinstance(value, list) else [value])
+        items = cast(Sequence[Any], value if isinstance(value, (list, tuple)) else [value])
         return [_coerce(item, arguments[0]) for item in items]
     return _SCALARS[kind](value)
 
@@ -192,12 +229,10 @@ def _coerce(value: Any, kind: Any) -> Any:
 def _coerce_union(value: Any, kinds: Sequence[Any]) -> Any:
     if value is None and type(None) in kinds:
         return None
-    # A list before text, a number before text: the first kind that takes the value as it is wins.
     for kind in kinds:
-        if kind is type(None):
-            continue
-        try:
-            return _coerce(value, kind)
-        except (TypeError, ValueError):
-            continue
+        if kind is not type(None):
+            try:
+                return _coerce(value, kind)
+            except (TypeError, ValueError):
+                continue
     raise ValueError

@@ -15,8 +15,10 @@ Shapes: B batch, H query heads, K key/value heads, T tokens, D head dim.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import torch
@@ -30,6 +32,8 @@ NAME = "hasten_packed"
 @contextmanager
 def packed_attention(model: Any) -> Iterator[None]:
     """Let a model read packed rows inside the block; its own attention is back afterwards.
+
+    Where layers are recomputed (gradient checkpointing), the backward belongs inside the block too.
 
     Args:
         model: a transformers model or a `PeftModel` on one, whose attention layers use `AttentionInterface`.
@@ -71,24 +75,28 @@ def packed_attention_forward(
         scaling: factor on the scores; None is 1/sqrt(D).
         sliding_window: how many positions back a query sees, itself included; None is all.
         cu_seq_lens_q: int32 ``[documents + 1]``, starts of the documents and the end of the row.
-        max_length_q: the longest document.
+        max_length_q: the longest document; None finds it out.
         **kwargs: what a family adds; `softcap` is refused.
 
     Returns:
         Attention output ``[B, T, H, D]`` and None (no weights are returned).
 
     Raises:
-        CapabilityError: no boundaries, a mask, a batch, or soft-capped scores.
+        CapabilityError: no boundaries, a mask, a batch, a cache that holds earlier tokens, or soft-capped scores.
     """
-    if cu_seq_lens_q is None or attention_mask is not None or query_BHTD.shape[0] != 1 or kwargs.get("softcap"):
+    cached = key_BKTD.shape[2] - query_BHTD.shape[2]
+    softcap = kwargs.get("softcap")
+    if cu_seq_lens_q is None or attention_mask is not None or query_BHTD.shape[0] != 1 or cached or softcap:
         raise CapabilityError(
             "packed attention",
             f"batch {query_BHTD.shape[0]}, boundaries {'given' if cu_seq_lens_q is not None else 'missing'}, "
-            f"mask {'given' if attention_mask is not None else 'none'}, softcap {kwargs.get('softcap')}",
+            f"mask {'given' if attention_mask is not None else 'none'}, {cached} cached tokens, softcap {softcap}",
             "It reads one packed row with its document boundaries and no mask.",
             "Leave the block `packed_attention(model)` to run ordinary batches.",
         )
-    if _varlen_fits(query_BHTD, sliding_window, dropout):
+    if max_length_q is not None and sliding_window is not None and sliding_window >= max_length_q:
+        sliding_window = None  # no document is long enough to notice
+    if _varlen_fits(query_BHTD, value_BKTD, sliding_window, dropout):
         out_THD = _varlen(query_BHTD, key_BKTD, value_BKTD, scaling, cu_seq_lens_q, max_length_q)
         return out_THD.unsqueeze(0), None
     lengths = cu_seq_lens_q.diff().tolist()
@@ -126,10 +134,19 @@ def _window_mask(query_BHTD: torch.Tensor, window: int | None) -> torch.Tensor |
     return (back >= 0) & (back < window)
 
 
-def _varlen_fits(query_BHTD: torch.Tensor, window: int | None, dropout: float) -> bool:
-    """torch's variable-length kernel: CUDA, 16 bit, no window, no dropout."""
-    sixteen_bit = query_BHTD.dtype in (torch.bfloat16, torch.float16)
-    return query_BHTD.is_cuda and sixteen_bit and window is None and dropout == 0.0
+def _varlen_fits(query_BHTD: torch.Tensor, value_BKTD: torch.Tensor, window: int | None, dropout: float) -> bool:
+    """torch's variable-length kernel: CUDA, 16 bit and one type for all three, no window, no dropout."""
+    sixteen_bit = query_BHTD.dtype in (torch.bfloat16, torch.float16) and query_BHTD.dtype == value_BKTD.dtype
+    head_fits = query_BHTD.shape[3] % 8 == 0 and query_BHTD.shape[3] <= 256
+    return query_BHTD.is_cuda and sixteen_bit and head_fits and window is None and dropout == 0.0 and _varlen_scales()
+
+
+@cache
+def _varlen_scales() -> bool:
+    """Whether this torch's kernel takes a scale and a window (2.10 has neither)."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    return {"scale", "window_size"} <= set(inspect.signature(varlen_attn).parameters)
 
 
 def _varlen(
@@ -149,4 +166,8 @@ def _varlen(
     )
     longest = longest if longest is not None else int(cu_seq_lens.diff().max())
     starts = cu_seq_lens.to(torch.int32)
-    return varlen_attn(query_THD, key_THD, value_THD, starts, starts, longest, longest, window_size=(-1, 0), scale=scaling)
+    out_THD = varlen_attn(
+        query_THD, key_THD, value_THD, starts, starts, longest, longest, window_size=(-1, 0), scale=scaling
+    )
+    assert isinstance(out_THD, torch.Tensor)  # a pair only where the log-sum-exp is asked for
+    return out_THD

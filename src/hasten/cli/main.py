@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 from typing import cast
 
@@ -52,5 +53,11 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _tell(message: str, fields: dict[str, object], arguments: list[str]) -> None:
     SurvivingStream(sys.stderr).write(f"error: {message}\n")
-    if "--json" in arguments:
+    if _wants_json(arguments):
         write_json_line({"ok": False, **fields})
+
+
+def _wants_json(arguments: list[str]) -> bool:
+    """Whether ``--json`` was meant for us: behind a script's name it is the script's."""
+    ours = itertools.takewhile(lambda word: word.startswith("-"), arguments[1:]) if arguments[:1] == ["run"] else arguments
+    return "--json" in ours

@@ -76,7 +76,8 @@ def detect(rows: Sequence[dict[str, Any]]) -> Format:
         if present.issuperset(candidate.columns):
             return candidate
     known = [column for candidate in FORMATS for column in candidate.columns]
-    typos = [f"'{column}' looks like '{match}'" for column in sorted(present) if (match := nearest(column, known))]
+    unknown = sorted(present.difference(known))
+    typos = [f"'{column}' looks like '{match}'" for column in unknown if (match := nearest(column, known))]
     expected = "; ".join("+".join(candidate.columns) for candidate in FORMATS)
     raise DataError(
         "data columns",
@@ -113,10 +114,11 @@ def read_messages(turns: Any) -> Conversation:
     for turn in turns:
         if not isinstance(turn, dict):
             raise RowProblem("a message that is no object")
-        role = str(turn.get("role", turn.get("from", "")))
+        # Arrow gives every row every key, so a key that is there may hold None.
+        role = str(turn.get("role") or turn.get("from") or "")
         if role not in ROLE_ALIASES:
             raise RowProblem(f"unknown role '{role}'")
-        content = _text(turn.get("content", turn.get("value")), "content")
+        content = _text(turn["content"] if turn.get("content") is not None else turn.get("value"), "content")
         if ROLE_ALIASES[role] != "system" and not content.strip():
             raise RowProblem("empty content")
         messages.append({"role": ROLE_ALIASES[role], "content": content})

@@ -12,7 +12,9 @@ from hasten.schema import option
 class DataSettings:
     """Which rows are trained on, and on which of their tokens."""
 
-    source: str = option("python-docs", "a .json or .jsonl file, or 'python-docs': questions about Python's own library")
+    source: str = option(
+        "python-docs", "a .json or .jsonl file, or 'python-docs': questions about Python's own library"
+    )
     heldout: int = option(24, "rows kept out of training to measure the loss on", low=0)
     limit: int = option(0, "use at most this many training rows; 0 is all", low=0)
     max_length: int = option(1024, "longest row in tokens; longer ones are cut at the end", low=8)

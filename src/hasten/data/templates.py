@@ -1,8 +1,10 @@
 """Chat templates: the model's own, never changed; and which of the rendered characters an assistant wrote.
 
-Stock templates have no generation markers, so the spans are found by rendering: the text up to an assistant turn,
-rendered with the generation prompt, must be the beginning of the whole text; the turn ends after its last special
-token (the end of turn is learnt, the newline after it is not). Nothing is ever searched for inside content.
+Stock templates have no generation markers, so the spans are found by rendering. A turn starts where the text before
+it, rendered with the generation prompt, ends; both must be the beginning of the whole text. What is rendered alike
+whether another answer is asked for or not is the turn itself, without what a template adds when a conversation is over
+(Phi-3 adds the end of text). In it the turn ends after its last special token: the end of turn is learnt, the newline
+after it is not. Nothing is ever searched for inside content.
 
 Tokens are made once from the whole text and matched to spans by character offsets, because sub-words merge across
 borders: `<|im_start|>assistant\\n` followed by a blank has other ids than alone.
@@ -10,11 +12,12 @@ borders: `<|im_start|>assistant\\n` followed by a blank has other ids than alone
 
 from __future__ import annotations
 
+import os.path
 from collections.abc import Sequence
 from typing import Any
 
 from hasten.data.formats import Message, RowProblem
-from hasten.errors import ModelError
+from hasten.errors import CapabilityError, ModelError
 
 Span = tuple[int, int]
 
@@ -28,8 +31,9 @@ class ChatEncoder:
 
     def __init__(self, tokenizer: Any) -> None:
         self.tokenizer = tokenizer
-        added = [str(token) for token in tokenizer.added_tokens_decoder.values() if token.special]
-        self.control_tokens: tuple[str, ...] = tuple(dict.fromkeys([*tokenizer.all_special_tokens, *added]))
+        added = {number: str(token) for number, token in tokenizer.added_tokens_decoder.items() if token.special}
+        self.control_tokens: tuple[str, ...] = tuple(dict.fromkeys([*tokenizer.all_special_tokens, *added.values()]))
+        self.control_ids = frozenset([*tokenizer.all_special_ids, *added])
         first = tokenizer("a").input_ids[:1]
         self.wants_bos: bool = tokenizer.bos_token_id is not None and first == [tokenizer.bos_token_id]
 
@@ -66,8 +70,8 @@ class ChatEncoder:
 
         try:
             return self.tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=ask)
-        except TemplateError as cause:
-            roles = " ".join(message["role"] for message in messages)
+        except (TemplateError, TypeError) as cause:
+            roles = " ".join(message["role"] for message in messages[:8]) + (" ..." if len(messages) > 8 else "")
             raise RowProblem(f"the chat template refuses the turns '{roles}' ({cause})") from cause
 
     def assistant_spans(self, messages: Sequence[Message]) -> tuple[str, list[Span]]:
@@ -81,17 +85,24 @@ class ChatEncoder:
         for index, message in enumerate(messages):
             if message["role"] != "assistant":
                 continue
-            before = self.render(messages[:index], ask=True)
+            if index == 0:
+                raise RowProblem("an assistant turn comes first")
+            start = len(before := self.render(messages[:index], ask=True))
             through = self.render(messages[: index + 1])
-            if not (text.startswith(before) and text.startswith(through)):
+            body = os.path.commonprefix([through, self.render(messages[: index + 1], ask=True)])
+            # A model whose only end is that of the whole text learns that one.
+            rest = through if index == len(messages) - 1 else body
+            stop = start + (
+                self._end_of_turn(body[start:]) or self._end_of_turn(rest[start:]) or len(body[start:].rstrip())
+            )
+            if not (text.startswith(before) and text.startswith(through[:stop])):
                 raise RowProblem("the chat template changes earlier turns when later ones follow")
-            spans.append((len(before), self._end_of_turn(text, len(before), len(through))))
+            spans.append((start, stop))
         return text, spans
 
-    def _end_of_turn(self, text: str, start: int, stop: int) -> int:
-        turn = text[start:stop]
-        ends = [turn.rfind(token) + len(token) for token in self.control_tokens if token in turn]
-        return start + (max(ends) if ends else len(turn.rstrip()))
+    def _end_of_turn(self, turn: str) -> int:
+        """Behind the last control token; 0 where there is none."""
+        return max((turn.rfind(token) + len(token) for token in self.control_tokens if token in turn), default=0)
 
     def spells_control(self, text: str) -> bool:
         """Whether the text contains one of the model's control tokens as characters."""
@@ -101,7 +112,22 @@ class ChatEncoder:
         """Token ids and their character spans, with exactly one begin token where the model wants one.
 
         The template may have written the begin token as text; the tokenizer is never asked to add a second.
+
+        Raises:
+            RowProblem: half a surrogate pair, which no tokenizer takes.
+            CapabilityError: the tokenizer does not say where in the text its tokens are.
         """
+        if not self.tokenizer.is_fast:
+            raise CapabilityError(
+                "the tokenizer",
+                type(self.tokenizer).__name__,
+                "Learnt tokens are found by their place in the text, which only fast tokenizers know.",
+                "Use a model that has a tokenizer.json.",
+            )
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError as cause:
+            raise RowProblem("a lone surrogate, which is no character") from cause
         made = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
         ids, offsets = list(made.input_ids), [tuple(span) for span in made.offset_mapping]
         if self.wants_bos and ids[:1] != [self.tokenizer.bos_token_id]:
@@ -125,9 +151,14 @@ class ChatEncoder:
         configured = getattr(generation_config, "eos_token_id", None)
         found = [self.tokenizer.eos_token_id, *(configured if isinstance(configured, list) else [configured])]
         if self.has_template:
-            messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
-            text, spans = self.assistant_spans(messages)
-            last = self.tokenizer(text[slice(*spans[-1])], add_special_tokens=False).input_ids[-1]
-            if self.tokenizer.decode([last]) in self.control_tokens:
-                found.append(last)
+            found.append(self._turn_end_id())
         return sorted({token for token in found if token is not None})
+
+    def _turn_end_id(self) -> int | None:
+        messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+        try:
+            text, spans = self.assistant_spans(messages)
+        except RowProblem:  # a template for conversations of another shape
+            return None
+        ids = self.tokenizer(text[slice(*spans[-1])], add_special_tokens=False).input_ids
+        return ids[-1] if ids and ids[-1] in self.control_ids else None

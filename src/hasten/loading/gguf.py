@@ -8,6 +8,7 @@ weights as plain safetensors.
 from __future__ import annotations
 
 import hashlib
+import struct
 from pathlib import Path
 
 from hasten.errors import ModelError
@@ -36,10 +37,17 @@ def model_folder(gguf_path: Path, cache: Path) -> Path:
         ModelError: the file is no GGUF, or its architecture is unknown to transformers.
         StorageError: the cache cannot be written.
     """
-    with gguf_path.open("rb") as file:
-        if file.read(4) != b"GGUF":
-            raise ModelError(str(gguf_path), "not a GGUF file", "Its first four bytes must be 'GGUF'.", "Download it again.")
-    folder = cache / f"{gguf_path.stem}-{sha256(gguf_path)[:16]}"
+    try:
+        with gguf_path.open("rb") as file:
+            magic = file.read(4)
+        content = sha256(gguf_path)
+    except OSError as cause:
+        reason = f"it cannot be read ({cause.strerror})"
+        raise ModelError(str(gguf_path), reason, "A model is read from this file.", "Check its permissions.") from cause
+    if magic != b"GGUF":
+        rule = "Its first four bytes must be 'GGUF'."
+        raise ModelError(str(gguf_path), "not a GGUF file", rule, "Download it again.")
+    folder = cache / f"{gguf_path.stem}-{content[:16]}"
     if folder.is_dir():
         return folder
     make_folder(cache)
@@ -58,12 +66,13 @@ def _convert(gguf_path: Path, target: Path) -> None:
         model = AutoModelForCausalLM.from_pretrained(
             **where, dtype=torch.float32, quantization_config=GgufConfig(dequantize=True)
         )
-    except (ValueError, KeyError, OSError) as cause:
+    except (ValueError, LookupError, OSError, RuntimeError, struct.error) as cause:
+        reason = str(cause).strip().splitlines() or [type(cause).__name__]
         raise ModelError(
             str(gguf_path),
-            f"transformers cannot read it ({cause})",
-            "Its architecture or one of its tensor types is not supported.",
-            "Use the model's Hugging Face folder instead.",
+            f"transformers cannot read it ({reason[0][:300]})",
+            "It is cut off, or its architecture or one of its tensor types is not supported.",
+            "Download it again, or use the model's Hugging Face folder instead.",
         ) from cause
     model.save_pretrained(target)
     tokenizer.save_pretrained(target)

@@ -8,11 +8,13 @@ a padding token where the tokenizer has none.
 from __future__ import annotations
 
 import importlib.util
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from hasten.errors import MissingPackageError, ModelError
+from hasten.errors import HastenError, MissingPackageError, ModelError
 from hasten.loading import demo, gguf
 from hasten.loading.source import Source, check_remote_code, read_json, resolve
 
@@ -64,7 +66,7 @@ def load(name: str, options: LoadOptions) -> Loaded:
         MissingPackageError: 4-bit storage without bitsandbytes.
     """
     source = find(name, options)
-    if source.kind == "adapter" or (source.kind == "hub" and _is_hub_adapter(source, options)):
+    if _is_adapter(source, options):
         return _load_adapter(source, options)
     return _load_base(source, options)
 
@@ -88,50 +90,82 @@ def config_of(name: str, options: LoadOptions) -> Any:
     from transformers import AutoConfig
 
     source = find(name, options)
-    if source.kind == "adapter" or (source.kind == "hub" and _is_hub_adapter(source, options)):
-        return config_of(_base_name(source, options), options)
-    if source.kind == "hub":
-        check_remote_code(read_json(_hub_file(source, "config.json", options)), name, allowed=options.trust_remote_code)
-    where = local_folder(source, options)
-    with_revision = {"revision": options.revision} if options.revision and source.kind == "hub" else {}
-    return AutoConfig.from_pretrained(where, trust_remote_code=options.trust_remote_code, **with_revision)
+    if _is_adapter(source, options):
+        source, options = _base_of(source, options)
+    where = _proven(source, options)
+    with _translated(source):
+        return AutoConfig.from_pretrained(where, **_common(source, options))
 
 
 def _load_base(source: Source, options: LoadOptions) -> Loaded:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    if source.kind == "hub":
-        config = read_json(_hub_file(source, "config.json", options))
-        check_remote_code(config, source.name, allowed=options.trust_remote_code)
-    where = local_folder(source, options)
-    common: dict[str, Any] = {"trust_remote_code": options.trust_remote_code}
-    if source.kind == "hub":
-        common |= {"revision": options.revision or "main", "token": options.token}
+    where = _proven(source, options)
+    common = _common(source, options)
     arguments = {**common, "dtype": getattr(torch, options.dtype), **options.hf}
-    if source.kind != "folder" or options.use_safetensors:
+    if options.use_safetensors:
         arguments["use_safetensors"] = True
     if options.device != "cpu":
         arguments.setdefault("device_map", {"": options.device})
     if options.load_in_4bit and "quantization_config" not in arguments:
         arguments["quantization_config"] = _nf4(arguments["dtype"])
-    try:
+    with _translated(source):
         tokenizer = AutoTokenizer.from_pretrained(where, **common)
         model = AutoModelForCausalLM.from_pretrained(where, **arguments)
-    except (OSError, ValueError, KeyError) as cause:
+    return Loaded(model, tokenizer, source, source, _give_padding(tokenizer, source))
+
+
+def _proven(source: Source, options: LoadOptions) -> str:
+    """Where transformers finds the files, once it is known that no code of others would run."""
+    if source.kind == "hub":
+        config = read_json(_hub_file(source, "config.json", options))
+        check_remote_code(config, source.name, allowed=options.trust_remote_code)
+    return local_folder(source, options)
+
+
+def _common(source: Source, options: LoadOptions) -> dict[str, Any]:
+    """What every loader of transformers is told."""
+    common: dict[str, Any] = {"trust_remote_code": options.trust_remote_code}
+    if source.kind == "hub":
+        common |= {"revision": options.revision or "main", "token": options.token}
+    return common
+
+
+@contextmanager
+def _translated(source: Source) -> Iterator[None]:
+    """Turn what transformers, peft and safetensors raise inside the block into one sentence about the model."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except HastenError:
+        raise
+    except (OSError, ValueError, LookupError, RuntimeError, SafetensorError) as cause:
+        if type(cause).__name__ == "OutOfMemoryError":  # torch's; its text is better than ours
+            raise
+        adapter = source.kind == "adapter"
         raise ModelError(
             source.name,
-            f"it could not be loaded ({_first_line(cause)})",
-            "A model needs config.json, a tokenizer and safetensors weights.",
+            f"it could not be loaded ({_first_lines(cause)})",
+            "An adapter needs adapter_config.json and weights that fit its base model."
+            if adapter
+            else "A model needs config.json, a tokenizer and safetensors weights, all whole.",
             "Check its files; pickle weights load only with use_safetensors=False.",
         ) from cause
-    return Loaded(model, tokenizer, source, source, _give_padding(model, tokenizer))
 
 
-def _give_padding(model: Any, tokenizer: Any) -> list[str]:
+def _give_padding(tokenizer: Any, source: Source) -> list[str]:
     # Padding is always found by position, never by id, so sharing the end token's id is harmless.
     if tokenizer.pad_token_id is not None:
         return []
+    if tokenizer.eos_token_id is None:
+        raise ModelError(
+            source.name,
+            "its tokenizer has no end token",
+            "A model learns where to stop from its end token.",
+            "Set eos_token in tokenizer_config.json.",
+        )
     tokenizer.pad_token = tokenizer.eos_token
     return [f"the tokenizer has no padding token: {tokenizer.eos_token!r} pads (by position; it is still learnt)"]
 
@@ -154,19 +188,26 @@ def _nf4(dtype: Any) -> Any:
 def _load_adapter(source: Source, options: LoadOptions) -> Loaded:
     from peft import PeftModel
 
-    base = _load_base_of(source, options)
-    where = source.name
-    model = PeftModel.from_pretrained(base.model, where, is_trainable=True)
+    weights = _adapter_weights(source, options)
+    base_source, base_options = _base_of(source, options)
+    base = _load_base(base_source, base_options)
+    where: dict[str, Any] = {"revision": options.revision, "token": options.token} if source.kind == "hub" else {}
+    with _translated(source):
+        stored = _tensor_names(weights)
+        model = PeftModel.from_pretrained(base.model, source.name, is_trainable=True, **where)
     # A live model names its base by a path that is here: peft looks there, and else on the hub, whenever it saves.
-    model.peft_config["default"].base_model_name_or_path = local_folder(base.base, options)
-    _require_complete(model, source, options)
+    model.peft_config["default"].base_model_name_or_path = local_folder(base.base, base_options)
+    _require_complete(model, source, stored)
     return Loaded(model, base.tokenizer, source, base.base, base.notes)
 
 
-def _load_base_of(source: Source, options: LoadOptions) -> Loaded:
+def _base_of(source: Source, options: LoadOptions) -> tuple[Source, LoadOptions]:
+    """The base model of an adapter, and how to load it: a revision that was named is the adapter's."""
     name = _base_name(source, options)
+    options = replace(options, revision=None)
     try:
-        found = find(name, options)
+        base = find(name, options)
+        nested = _is_adapter(base, options)
     except ModelError as cause:
         raise ModelError(
             source.name,
@@ -174,35 +215,52 @@ def _load_base_of(source: Source, options: LoadOptions) -> Loaded:
             "An adapter is loaded onto the model it was trained on.",
             "Put the base there, or correct base_model_name_or_path in adapter_config.json.",
         ) from cause
-    if found.kind == "adapter":
-        raise ModelError(
-            source.name, f"its base '{name}' is an adapter too", "A base is a whole model.", "Merge that adapter first."
-        )
-    return _load_base(found, options)
+    if nested:
+        rule = "A base is a whole model."
+        raise ModelError(source.name, f"its base '{name}' is an adapter too", rule, "Merge that adapter first.")
+    return base, options
 
 
 def _base_name(source: Source, options: LoadOptions) -> str:
-    file = source.path / _ADAPTER_CONFIG if source.kind == "adapter" else _hub_file(source, _ADAPTER_CONFIG, options)
-    name = read_json(file).get("base_model_name_or_path")
+    name = read_json(_file_of(source, _ADAPTER_CONFIG, options)).get("base_model_name_or_path")
     if not isinstance(name, str) or not name:
         raise ModelError(
-            source.name, "adapter_config.json names no base model", "PEFT records it there.", "Add base_model_name_or_path."
+            source.name,
+            "adapter_config.json names no base model",
+            "PEFT records it there.",
+            "Add base_model_name_or_path.",
         )
     return name
 
 
-def _require_complete(model: Any, source: Source, options: LoadOptions) -> None:
+def _adapter_weights(source: Source, options: LoadOptions) -> Path:
+    """The adapter's weights; a pickle only where it is asked for."""
+    try:
+        return _file_of(source, "adapter_model.safetensors", options)
+    except ModelError:
+        if options.use_safetensors:
+            raise
+    return _file_of(source, "adapter_model.bin", options)
+
+
+def _tensor_names(file: Path) -> set[str]:
+    if file.suffix == ".safetensors":
+        from safetensors import safe_open
+
+        with safe_open(file, "pt") as stored:
+            return set(stored.keys())
+    import torch
+
+    return set(torch.load(file, map_location="meta", weights_only=True))
+
+
+def _require_complete(model: Any, source: Source, stored: set[str]) -> None:
     """Every tensor of the adapter file is used and every slot is filled; peft alone would go on without."""
     from peft import get_peft_model_state_dict
-    from safetensors import safe_open
 
-    name = "adapter_model.safetensors"
-    file = source.path / name if source.kind == "adapter" else _hub_file(source, name, options)
-    with safe_open(file, "pt") as stored:
-        in_file = set(stored.keys())
-    with_embedding = any("lora_" not in name for name in in_file)
-    in_model = set(get_peft_model_state_dict(model, save_embedding_layers=with_embedding))
-    unused, empty = sorted(in_file - in_model), sorted(in_model - in_file)
+    slots = set(get_peft_model_state_dict(model, save_embedding_layers=False))
+    with_embedding = set(get_peft_model_state_dict(model, save_embedding_layers=True))  # may be in the file or not
+    unused, empty = sorted(stored - with_embedding), sorted(slots - stored)
     if unused or empty:
         found = f"{len(unused)} tensors of the file have no place (first: {unused[0]})" if unused else ""
         missing = f"{len(empty)} places have no tensor (first: {empty[0]})" if empty else ""
@@ -214,14 +272,34 @@ def _require_complete(model: Any, source: Source, options: LoadOptions) -> None:
         )
 
 
-def _is_hub_adapter(source: Source, options: LoadOptions) -> bool:
+def _is_adapter(source: Source, options: LoadOptions) -> bool:
+    if source.kind != "hub":
+        return source.kind == "adapter"
+    from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import EntryNotFoundError
 
+    cached = [
+        isinstance(try_to_load_from_cache(source.name, name, revision=options.revision), str)
+        for name in (_ADAPTER_CONFIG, "config.json")
+    ]
+    if any(cached):
+        return cached[0]
     try:
-        _download(source, "config.json", options)
+        _download(source, _ADAPTER_CONFIG, options)
     except EntryNotFoundError:
-        return True
-    return False
+        return False
+    return True
+
+
+def _file_of(source: Source, name: str, options: LoadOptions) -> Path:
+    """A file of a folder or of a repository; `ModelError` where it is missing."""
+    if source.kind == "hub":
+        return _hub_file(source, name, options)
+    if not (source.path / name).is_file():
+        raise ModelError(
+            source.name, f"no {name}", "hasten loads transformers models and PEFT adapters.", "Name another folder."
+        )
+    return source.path / name
 
 
 def _hub_file(source: Source, file: str, options: LoadOptions) -> Path:
@@ -230,9 +308,8 @@ def _hub_file(source: Source, file: str, options: LoadOptions) -> Path:
     try:
         return _download(source, file, options)
     except EntryNotFoundError as cause:
-        raise ModelError(
-            source.name, f"the repository has no {file}", "hasten loads transformers models and PEFT adapters.", "Name another."
-        ) from cause
+        rule = "hasten loads transformers models and PEFT adapters."
+        raise ModelError(source.name, f"the repository has no {file}", rule, "Name another.") from cause
 
 
 def _download(source: Source, file: str, options: LoadOptions) -> Path:
@@ -243,6 +320,7 @@ def _download(source: Source, file: str, options: LoadOptions) -> Path:
         HfHubHTTPError,
         LocalEntryNotFoundError,
         RepositoryNotFoundError,
+        RevisionNotFoundError,
     )
 
     try:
@@ -253,7 +331,12 @@ def _download(source: Source, file: str, options: LoadOptions) -> Path:
         ) from cause
     except RepositoryNotFoundError as cause:
         rule = "It is no local folder and no repository you can see."
-        raise ModelError(source.name, "unknown model", rule, "Check the spelling, or pass token=... if it is private.") from cause
+        raise ModelError(
+            source.name, "unknown model", rule, "Check the spelling, or pass token=... if it is private."
+        ) from cause
+    except RevisionNotFoundError as cause:
+        rule = "A revision is a branch, a tag or a commit of the repository."
+        raise ModelError(source.name, f"no revision '{options.revision}'", rule, "Check the spelling.") from cause
     except LocalEntryNotFoundError as cause:
         raise ModelError(
             source.name,
@@ -265,9 +348,15 @@ def _download(source: Source, file: str, options: LoadOptions) -> Path:
         raise
     except (HfHubHTTPError, OSError) as cause:
         raise ModelError(
-            source.name, f"the hub did not answer ({_first_line(cause)})", "It holds this model's files.", "Try again later."
+            source.name,
+            f"the hub did not answer ({_first_lines(cause)})",
+            "It holds this model's files.",
+            "Try again later.",
         ) from cause
 
 
-def _first_line(cause: BaseException) -> str:
-    return str(cause).strip().splitlines()[0][:300] if str(cause).strip() else type(cause).__name__
+def _first_lines(cause: BaseException) -> str:
+    """The beginning of an error's text: a first line that ends in a colon says nothing without the second."""
+    lines = [line.strip() for line in str(cause).splitlines() if line.strip()] or [type(cause).__name__]
+    shown = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
+    return shown[:300]

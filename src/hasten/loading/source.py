@@ -8,16 +8,14 @@ remote code end in one sentence instead of a stack of causes.
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from hasten.errors import ModelError
+from hasten.errors import ModelError, did_you_mean, nearest
 
 Kind = Literal["demo", "folder", "adapter", "gguf", "hub"]
 DEMO = "demo"
-_HUB_ID = re.compile(r"[\w][\w.-]*(/[\w][\w.-]*)?")
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 
 
@@ -46,6 +44,9 @@ def resolve(name: str, *, allow_pickle: bool = False, allow_remote_code: bool = 
     Raises:
         ModelError: nothing is there, it holds no weights, or it needs a permission that was not given.
     """
+    if not name.strip():
+        rule = "A model is 'demo', a folder, a .gguf file or a hub id."
+        raise ModelError("the model", "no name", rule, "Name one.")
     if name == DEMO:
         return Source("demo", DEMO)
     path = Path(name).expanduser()
@@ -58,7 +59,7 @@ def resolve(name: str, *, allow_pickle: bool = False, allow_remote_code: bool = 
     if _looks_like_path(name):
         remedy = _neighbours(path) or "Check the spelling and the working folder."
         raise ModelError(name, "no such file or folder", "A local model must exist.", remedy)
-    if not _HUB_ID.fullmatch(name):
+    if not _is_hub_id(name):
         rule = "A hub id is 'organisation/name' of letters, digits, '.', '_' and '-'."
         raise ModelError(name, "neither a local folder nor a hub id", rule, "Correct it, or use 'demo'.")
     return Source("hub", name)
@@ -72,10 +73,15 @@ def read_json(path: Path) -> dict[str, object]:
     """
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as cause:
-        raise ModelError(str(path), f"not valid JSON ({cause})", "A model folder's settings are JSON.", "Download it again.") from cause
+    except ValueError as cause:  # not JSON, or not UTF-8
+        rule = "A model folder's settings are JSON."
+        raise ModelError(str(path), f"not valid JSON ({cause})", rule, "Download it again.") from cause
+    except OSError as cause:
+        raise _unreadable(path, cause) from cause
     if not isinstance(value, dict):
-        raise ModelError(str(path), "not a JSON object", "A model folder's settings are an object.", "Download it again.")
+        raise ModelError(
+            str(path), "not a JSON object", "A model folder's settings are an object.", "Download it again."
+        )
     return value
 
 
@@ -87,12 +93,12 @@ def check_remote_code(config: dict[str, object], where: str, *, allowed: bool) -
     """
     from transformers import CONFIG_MAPPING
 
-    from hasten.errors import did_you_mean
-
     model_type = str(config.get("model_type", ""))
-    if model_type in CONFIG_MAPPING or allowed:
+    if model_type in CONFIG_MAPPING:
         return
     if "auto_map" in config:
+        if allowed:
+            return
         raise ModelError(
             where,
             "it needs Python code from its own repository",
@@ -107,15 +113,26 @@ def check_remote_code(config: dict[str, object], where: str, *, allowed: bool) -
     )
 
 
+def _unreadable(path: Path, cause: OSError) -> ModelError:
+    reason = f"it cannot be read ({cause.strerror or cause})"
+    return ModelError(str(path), reason, "A model is read from here.", "Check its permissions.")
+
+
 def _inspect_folder(path: Path, *, allow_pickle: bool, allow_remote_code: bool) -> Source:
-    files = sorted(entry.name for entry in path.iterdir() if entry.is_file())
-    if "adapter_config.json" in files and "config.json" not in files:
+    try:
+        files = sorted(entry.name for entry in path.iterdir() if entry.is_file())
+    except OSError as cause:
+        raise _unreadable(path, cause) from cause
+    # Also beside a config.json: transformers would follow the adapter's base model, wherever that is.
+    if "adapter_config.json" in files:
         _require_weights(path, files, "adapter_model", allow_pickle=allow_pickle)
         return Source("adapter", str(path))
     ggufs = [name for name in files if name.lower().endswith(".gguf")]
     if "config.json" not in files:
         if ggufs:
-            raise ModelError(str(path), "a folder of GGUF files", "One file is one model.", f"Name it: '{path / ggufs[0]}'.")
+            raise ModelError(
+                str(path), "a folder of GGUF files", "One file is one model.", f"Name it: '{path / ggufs[0]}'."
+            )
         raise ModelError(
             str(path),
             f"no config.json among {len(files)} files",
@@ -129,9 +146,10 @@ def _inspect_folder(path: Path, *, allow_pickle: bool, allow_remote_code: bool) 
 
 
 def _require_weights(path: Path, files: list[str], stem: str, *, allow_pickle: bool) -> None:
-    if any(name.endswith(".safetensors") for name in files):
+    if any(name.startswith(stem) and name.endswith(".safetensors") for name in files):
+        _require_shards(path, files, f"{stem}.safetensors")
         return
-    pickles = [name for name in files if name.endswith(_PICKLES)]
+    pickles = [name for name in files if name.startswith((stem, "pytorch_model")) and name.endswith(_PICKLES)]
     if not pickles:
         raise ModelError(
             str(path),
@@ -148,13 +166,37 @@ def _require_weights(path: Path, files: list[str], stem: str, *, allow_pickle: b
         )
 
 
+def _require_shards(path: Path, files: list[str], whole: str) -> None:
+    index = f"{whole}.index.json"
+    if whole in files or index not in files:
+        return
+    shards = read_json(path / index).get("weight_map")
+    missing = sorted(set(shards.values()).difference(files)) if isinstance(shards, dict) else []
+    if missing:
+        raise ModelError(
+            str(path),
+            f"{len(missing)} weight files are missing (first: {missing[0]})",
+            f"All files that {index} names belong to the model.",
+            "Download the weights again.",
+        )
+
+
+def _is_hub_id(name: str) -> bool:
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return True
+
+
 def _looks_like_path(name: str) -> bool:
     return name.startswith((".", "/", "~")) or "\\" in name or name.count("/") > 1 or name.lower().endswith(".gguf")
 
 
 def _neighbours(path: Path) -> str | None:
-    from hasten.errors import nearest
-
     if not path.parent.is_dir():
         return f"The folder '{path.parent}' does not exist either."
     match = nearest(path.name, [entry.name for entry in path.parent.iterdir()])

@@ -1,0 +1,63 @@
+"""Fixtures that all tests share."""
+
+import os
+
+# A setting of the test process, before anything imports huggingface_hub: no test reaches a hub. hasten never sets it.
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import shutil  # noqa: E402
+
+import pytest  # noqa: E402
+
+from support import tiny  # noqa: E402
+
+
+@pytest.fixture
+def chatml():
+    """The plain ChatML template (`CM`): no default system text."""
+    return tiny.CHATML
+
+
+@pytest.fixture
+def tiny_llama():
+    """A fresh random Llama of two layers (`TL`)."""
+    return tiny.llama()
+
+
+@pytest.fixture(scope="session")
+def _tiny_model_folder(tmp_path_factory):
+    return tiny.save_model(tmp_path_factory.mktemp("tiny") / "model")
+
+
+@pytest.fixture
+def tiny_model_folder(_tiny_model_folder, tmp_path_factory):
+    """A folder of its own, outside `tmp_path`, with `TL` and a small real tokenizer."""
+    return shutil.copytree(_tiny_model_folder, tmp_path_factory.mktemp("tiny") / "model")
+
+
+@pytest.fixture(scope="session")
+def demo_model_folder():
+    """The folder of the embedded model; downloaded and converted when this machine has not done so yet."""
+    from hasten.loading.demo import demo_folder
+    from hasten.loading.model import CACHE
+
+    return demo_folder(CACHE / "models")
+
+
+@pytest.fixture(scope="session")
+def demo_tokenizer(demo_model_folder):
+    """The embedded model's tokenizer (`TOK`): do not change it, make a copy."""
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(demo_model_folder)
+
+
+def pytest_collection_modifyitems(items):
+    """Tests marked `gpu` are skipped where there is no CUDA device."""
+    on_gpu = [item for item in items if item.get_closest_marker("gpu")]
+    if on_gpu:
+        import torch
+
+        if not torch.cuda.is_available():
+            for item in on_gpu:
+                item.add_marker(pytest.mark.skip(reason="no CUDA device"))

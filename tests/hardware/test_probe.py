@@ -1,0 +1,90 @@
+"""What the machine is: pure parsers on text, and a probe that works on any machine, with or without a GPU."""
+
+import json
+import os
+from types import SimpleNamespace
+
+import pytest
+
+from hasten.hardware import probe as module
+from hasten.hardware.probe import Hardware, cpu_name, is_bf16_supported, peak_bytes, probe, usable_cores
+
+INTEL = "processor\t: 0\nvendor_id\t: GenuineIntel\nmodel\t\t: 143\nmodel name\t: Intel(R) Xeon(R) CPU: 8488C\n"
+ARM = "processor\t: 0\nBogoMIPS\t: 2000.00\nCPU implementer\t: 0x41\nCPU part\t: 0xd87\n"
+
+
+def fake_cuda(monkeypatch, **properties):
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: SimpleNamespace(**properties))
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 12345)
+
+
+def without_cuda(monkeypatch):
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+
+def test_cpu_name():
+    assert cpu_name(INTEL) == "Intel(R) Xeon(R) CPU: 8488C"
+    assert cpu_name(ARM) == ""
+    assert cpu_name("") == ""
+
+
+def test_a_machine_without_a_gpu(monkeypatch):
+    without_cuda(monkeypatch)
+    monkeypatch.setattr(module, "_read_cpuinfo", lambda: INTEL)
+    hardware = probe()
+    assert (hardware.device, hardware.is_cuda, hardware.bf16, hardware.capability) == ("cpu", False, False, None)
+    assert hardware.name == "Intel(R) Xeon(R) CPU: 8488C"
+    assert hardware.total_bytes > 1 << 28
+    monkeypatch.setattr(module, "_read_cpuinfo", lambda: "")
+    assert probe().name, "some name even where the kernel tells none"
+
+
+@pytest.mark.parametrize(("major", "minor", "bf16"), [(12, 1, True), (8, 0, True), (7, 5, False)])
+def test_a_cuda_device(monkeypatch, major, minor, bf16):
+    fake_cuda(monkeypatch, name="NVIDIA GB10", total_memory=121 << 30, major=major, minor=minor, is_integrated=1)
+    hardware = probe()
+    assert (hardware.device, hardware.name, hardware.total_bytes) == ("cuda:0", "NVIDIA GB10", 121 << 30)
+    assert (hardware.is_cuda, hardware.bf16, hardware.capability) == (True, bf16, (major, minor))
+    assert hardware.unified_memory is True
+    assert peak_bytes(hardware) == 12345
+    assert is_bf16_supported() is bf16
+
+
+def test_a_torch_that_does_not_tell_about_unified_memory(monkeypatch):
+    fake_cuda(monkeypatch, name="Some GPU", total_memory=1, major=9, minor=0)
+    assert probe().unified_memory is False
+
+
+def test_bfloat16_trains_on_every_cpu(monkeypatch):
+    without_cuda(monkeypatch)
+    assert is_bf16_supported() is True
+
+
+def test_cores_are_those_of_this_process(monkeypatch):
+    assert 1 <= usable_cores() <= (os.cpu_count() or 1)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {3, 5, 7}, raising=False)
+    assert usable_cores() == 3
+    monkeypatch.delattr(os, "sched_getaffinity")
+    assert usable_cores() == (os.cpu_count() or 1)
+
+
+def test_peak_memory_of_a_cpu_job_is_in_bytes_and_grows():
+    cpu = Hardware(device="cpu", name="x", total_bytes=1, cores=1, bf16=False)
+    import psutil
+
+    before = peak_bytes(cpu)
+    # In bytes, not in KiB or pages: at least what is resident now (which the kernel counts in batches, hence 1 MiB).
+    assert before >= psutil.Process().memory_info().rss - (1 << 20)
+    block = b"x" * (before + (64 << 20) - psutil.Process().memory_info().rss)
+    assert peak_bytes(cpu) > before
+    del block
+
+
+def test_the_record_is_json():
+    record = probe().as_dict()
+    assert json.loads(json.dumps(record))["device"] == record["device"]

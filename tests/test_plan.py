@@ -1,0 +1,105 @@
+"""The Plan: decisions from facts alone, each with its reason, fallbacks marked."""
+
+import pytest
+
+from hasten.errors import ConfigError
+from hasten.families.base import GENERIC, family_of
+from hasten.hardware.probe import Hardware
+from hasten.plan import DTYPES, Request, choose_dtype, make_plan
+
+CPU = Hardware(device="cpu", name="Some CPU", total_bytes=24 << 30, cores=2, bf16=False)
+SPARK = Hardware(
+    device="cuda:0",
+    name="NVIDIA GB10",
+    total_bytes=121 << 30,
+    cores=20,
+    bf16=True,
+    capability=(12, 1),
+    unified_memory=True,
+)
+OLD = Hardware(device="cuda:0", name="Tesla T4", total_bytes=15 << 30, cores=4, bf16=False, capability=(7, 5))
+LLAMA = family_of("llama")
+
+
+def decision(plan, part):
+    return next(decision for decision in plan.decisions if decision.part == part)
+
+
+@pytest.mark.parametrize(
+    ("hardware", "dtype", "fallback", "autocast"),
+    [(CPU, "float32", False, False), (SPARK, "bfloat16", False, True), (OLD, "float16", True, True)],
+)
+def test_dtype_follows_the_machine(hardware, dtype, fallback, autocast):
+    plan = make_plan(hardware, LLAMA, "llama", Request())
+    assert (plan.dtype, plan.autocast, plan.device) == (dtype, autocast, hardware.device)
+    assert decision(plan, "dtype").fallback is fallback
+    assert hardware.name in decision(plan, "device").why
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_dtype_that_was_asked_for_is_taken(dtype):
+    chosen, why = choose_dtype(SPARK, dtype)
+    assert (chosen, why.why, why.fallback) == (dtype, "asked for", False)
+
+
+def test_half_precision_on_a_cpu_is_refused():
+    with pytest.raises(ConfigError, match="model.dtype: 'float16' on a CPU.*GPUs only.*Use 'auto' or 'bfloat16'"):
+        make_plan(CPU, LLAMA, "llama", Request(dtype="float16"))
+
+
+def test_an_unknown_dtype_is_refused_with_the_nearest():
+    with pytest.raises(ConfigError, match="'bfloat'.*Allowed: auto, bfloat16.*Did you mean 'bfloat16'"):
+        choose_dtype(SPARK, "bfloat")
+
+
+def test_rows_are_packed_where_a_test_proves_it():
+    plan = make_plan(CPU, LLAMA, "llama", Request())
+    assert plan.layout == "packed" and not decision(plan, "rows").fallback
+    asked = make_plan(CPU, LLAMA, "llama", Request(packing="on"))
+    assert asked.layout == "packed"
+
+
+def test_rows_are_padded_where_no_test_proves_it_and_that_is_said():
+    plan = make_plan(CPU, GENERIC, "olmo", Request())
+    rows = decision(plan, "rows")
+    assert plan.layout == "padded" and rows.fallback and "'olmo'" in rows.why
+
+
+def test_packing_that_is_not_proven_is_refused():
+    with pytest.raises(ConfigError, match="training.packing: 'on' for model type 'olmo'.*Use 'auto'"):
+        make_plan(CPU, GENERIC, "olmo", Request(packing="on"))
+
+
+def test_packing_can_be_turned_off():
+    plan = make_plan(CPU, LLAMA, "llama", Request(packing="off"))
+    assert plan.layout == "padded" and not decision(plan, "rows").fallback
+
+
+@pytest.mark.parametrize(("asked", "on"), [("auto", False), ("on", True), ("off", False)])
+def test_checkpointing(asked, on):
+    plan = make_plan(SPARK, LLAMA, "llama", Request(checkpointing=asked))
+    assert plan.checkpointing is on
+    assert decision(plan, "checkpointing").choice == ("on" if on else "off")
+
+
+def test_4bit_is_passed_on_and_said():
+    plan = make_plan(SPARK, LLAMA, "llama", Request(load_in_4bit=True, optimizer="adamw_8bit"))
+    assert plan.load_in_4bit and plan.optimizer == "adamw_8bit"
+    assert decision(plan, "frozen weights").choice == "NF4"
+    plain = make_plan(SPARK, LLAMA, "llama", Request())
+    assert not any(decision.part == "frozen weights" for decision in plain.decisions)
+
+
+def test_decisions_are_plain_values_for_the_record():
+    for line in make_plan(CPU, LLAMA, "llama", Request()).decisions:
+        assert line.as_dict() == {
+            "part": line.part,
+            "choice": line.choice,
+            "why": line.why,
+            "fallback": line.fallback,
+        }
+        assert line.choice and line.why
+
+
+def test_the_same_facts_give_the_same_plan():
+    assert make_plan(CPU, LLAMA, "llama", Request()) == make_plan(CPU, LLAMA, "llama", Request())
