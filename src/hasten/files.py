@@ -98,12 +98,31 @@ def new_folder(path: Path) -> Iterator[Path]:
         temporary.mkdir()
     try:
         with storing(path):
-            yield temporary
+            with native_path(temporary) as target:
+                yield target
             _flush(temporary)
             _put(temporary, path)
     finally:
         if temporary.exists():
             shutil.rmtree(temporary)
+
+
+@contextmanager
+def native_path(path: Path) -> Iterator[Path]:
+    """A folder's path as libraries written in Rust can take it: as valid UTF-8.
+
+    Under an ASCII locale Python spells the bytes of `ä` in a path as surrogates, which tokenizers refuses. Then the
+    folder is reached through a temporary link for as long as the block lasts.
+    """
+    try:
+        str(path).encode("utf-8")
+    except UnicodeEncodeError:
+        with tempfile.TemporaryDirectory(prefix="hasten-") as temporary:
+            link = Path(temporary) / "folder"
+            link.symlink_to(path.absolute(), target_is_directory=True)
+            yield link
+    else:
+        yield path
 
 
 def require_writable(path: Path) -> None:
@@ -152,21 +171,3 @@ def _put(new: Path, path: Path) -> None:
         shutil.rmtree(old)
     else:
         old.unlink()
-
-
-@contextmanager
-def native_path(path: Path) -> Iterator[Path]:
-    """A folder's path as libraries written in Rust can take it: as valid UTF-8.
-
-    Under an ASCII locale Python spells the bytes of `ä` in a path as surrogates, which tokenizers refuses. Then the
-    folder is reached through a temporary link for as long as the block lasts.
-    """
-    try:
-        str(path).encode("utf-8")
-    except UnicodeEncodeError:
-        with tempfile.TemporaryDirectory(prefix="hasten-") as temporary:
-            link = Path(temporary) / "folder"
-            link.symlink_to(path.absolute(), target_is_directory=True)
-            yield link
-    else:
-        yield path

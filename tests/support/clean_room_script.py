@@ -51,11 +51,18 @@ def main():
     with torch.no_grad():
         live = model.eval()(ids).logits
         merged = AutoModelForCausalLM.from_pretrained(f"{work}/merged").eval()(ids).logits.float()
-    after = [{name: id(value) for name, value in vars(module).items()} for module in modules]
+    replaced = [
+        name
+        for module, old in zip(modules, before, strict=True)
+        for name in old
+        if id(vars(module).get(name)) != old[name]
+    ]
     report = {
         "preferred_encoding": locale.getpreferredencoding(False),
         "connections": connections,
-        "replaced": [name for old, new in zip(before, after) for name in old if new.get(name) != old[name]],
+        "replaced": [
+            name for old, new in zip(before, after, strict=True) for name in old if new.get(name) != old[name]
+        ],
         "most_children": most_children(),
         "steps": result.steps,
         "merged_equals_live": float((live - merged).abs().max()),

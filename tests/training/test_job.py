@@ -1,5 +1,6 @@
 """The job: from a configuration to an adapter, and what stays when it fails."""
 
+import io
 import json
 import math
 from pathlib import Path
@@ -9,6 +10,7 @@ import torch
 
 from hasten.errors import ConfigErrors, DataError, RunError, StorageError, TrainingError
 from hasten.loading.model import LoadOptions, load
+from hasten.report.console import make_console
 from hasten.runs.folder import RunFolder
 from hasten.runs.status import effective_state
 from hasten.training import job as jobs
@@ -182,3 +184,17 @@ def test_out_of_device_memory_names_the_remedy(tiny_values, monkeypatch):
     monkeypatch.setattr(jobs.SftTrainer, "training_step", full)
     with pytest.raises(TrainingError, match=r"Tried to allocate 2.00 GiB.*training.batch_size"):
         train(combine(tiny_values))
+
+
+# bitsandbytes 0.50 repacks 4-bit layers at their first evaluation on some CPUs; the repacked product has no gradient.
+def test_evaluating_first_does_not_change_4bit_training(tiny_values):
+    pytest.importorskip("bitsandbytes")
+    sections = {"model": {"load_in_4bit": True}, "training": {"samples": 0, "steps": 2}}
+    looked = train(overlay(tiny_values, **sections))
+    heldout = tiny_values["data"]["heldout"]
+    job = jobs.prepare_job(overlay(tiny_values, **sections), make_console(io.StringIO()))
+    trainer = jobs.make_trainer(job, Path(tiny_values["runs"]))
+    assert heldout and not any(getattr(module, "packing_format_for_cpu", False) for module in job.model.modules())
+    trainer.train()
+    unseen = [row["loss"] for row in trainer.state.log_history if "loss" in row]
+    assert unseen == pytest.approx(looked.losses, abs=1e-6)

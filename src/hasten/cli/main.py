@@ -59,5 +59,7 @@ def _tell(message: str, fields: dict[str, object], arguments: list[str]) -> None
 
 def _wants_json(arguments: list[str]) -> bool:
     """Whether ``--json`` was meant for us: behind a script's name it is the script's."""
-    ours = itertools.takewhile(lambda word: word.startswith("-"), arguments[1:]) if arguments[:1] == ["run"] else arguments
+    ours = (
+        itertools.takewhile(lambda word: word.startswith("-"), arguments[1:]) if arguments[:1] == ["run"] else arguments
+    )
     return "--json" in ours

@@ -261,7 +261,6 @@ def _load(arguments: dict[str, Any]) -> tuple[Any, Any]:
             use_cache=getattr(loaded.model.config, "use_cache", None),
         ),
     )
-    _keep_4bit_trainable(loaded.model)
     loaded.model.max_seq_length = _length(loaded.model, arguments["max_seq_length"])
     if is_adapter or arguments["full_finetuning"]:
         set_checkpointing(loaded.model, arguments["use_gradient_checkpointing"])
@@ -300,17 +299,6 @@ def _require_trainable(arguments: dict[str, Any], is_adapter: bool) -> None:
             "Full fine-tuning trains a whole model.",
             "Merge it first with save_pretrained_merged, or leave full_finetuning False.",
         )
-
-
-def _keep_4bit_trainable(model: Any) -> None:
-    """Keep 4-bit layers on a CPU in the layout that has a backward.
-
-    bitsandbytes 0.50 repacks a 4-bit layer at its first evaluation on a CPU with AVX512-BF16, and the repacked product
-    has no gradient: training after an evaluation would go on with wrong numbers. Each layer carries its own switch.
-    """
-    for module in model.modules():
-        if hasattr(module, "support_avx512bf16_for_cpu"):
-            module.support_avx512bf16_for_cpu = False
 
 
 def _length(model: Any, wanted: int | None) -> int:

