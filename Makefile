@@ -23,7 +23,7 @@ lint:            ## format, rules, types, spelling
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/pyright
-	@$(BIN)/codespell src tests docs README.md CHANGELOG.md CONTRIBUTING.md
+	@$(BIN)/codespell src docs examples benchmarks README.md CHANGELOG.md CONTRIBUTING.md
 
 clean:
 	rm -rf $(VENV)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from hasten.compat.chat_templates import train_on_responses_only as train_on_responses_only
     from hasten.compat.loaders import FastLanguageModel as FastLanguageModel
     from hasten.compat.loaders import FastModel as FastModel
+    from hasten.compat.loaders import FastTextModel as FastTextModel
     from hasten.compat.trainer import SFTConfig as SFTConfig
     from hasten.compat.trainer import SFTTrainer as SFTTrainer
     from hasten.errors import HastenError as HastenError
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 _HOME = {
     "FastLanguageModel": "hasten.compat.loaders",
     "FastModel": "hasten.compat.loaders",
+    "FastTextModel": "hasten.compat.loaders",
     "HastenError": "hasten.errors",
     "RunConfig": "hasten.training.config",
     "SFTConfig": "hasten.compat.trainer",

@@ -60,9 +60,7 @@ def main():
     report = {
         "preferred_encoding": locale.getpreferredencoding(False),
         "connections": connections,
-        "replaced": [
-            name for old, new in zip(before, after, strict=True) for name in old if new.get(name) != old[name]
-        ],
+        "replaced": replaced,
         "most_children": most_children(),
         "steps": result.steps,
         "merged_equals_live": float((live - merged).abs().max()),
