@@ -29,7 +29,7 @@ from hasten.training.job import Job, make_trainer, prepare_job
 
 LEARNING_RATE = 2e-4
 LOSS_TOLERANCE = 2e-3
-"""Per step, relative. Float32 sums in another order differ by about 1e-6 at first; the difference grows with updates."""
+"""Per step, relative. Float32 sums in another order differ by 1e-6 at first; the difference grows with updates."""
 
 
 class Plain:

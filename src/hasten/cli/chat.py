@@ -48,11 +48,12 @@ class Conversation:
 
     def __init__(self, model: str, system: str | None, max_tokens: int, temperature: float, out: Output) -> None:
         from hasten.cli.quiet import quiet
+
+        quiet()
         from hasten.hardware.probe import probe
         from hasten.loading.model import LoadOptions, load
         from hasten.plan import choose_dtype
 
-        quiet()
         hardware = probe()
         dtype, _ = choose_dtype(hardware, "auto")
         self.loaded = load(model, LoadOptions(device=hardware.device, dtype=dtype))

@@ -49,13 +49,14 @@ def command(
     """Load, adapt, train on real rows, save, reload in a fresh process, and compare."""
     out = Output(json_mode)
     from hasten.cli.quiet import quiet
+
+    quiet()
     from hasten.report.page import write_page
     from hasten.runs.folder import RunFolder
     from hasten.training.config import combine
     from hasten.training.job import train
 
     config = combine(settings(steps, output, runs))
-    quiet()
     result = train(config, console=out.console, command="demo")
     _show_samples(out, result.samples)
     _show_figures(out, result)

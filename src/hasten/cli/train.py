@@ -56,11 +56,12 @@ def command(
     settings = combine(*layers)
 
     from hasten.cli.quiet import quiet
+
+    quiet()
     from hasten.report.page import write_page
     from hasten.runs.folder import RunFolder
     from hasten.training.job import train
 
-    quiet()
     result = train(settings, console=out.console, command="train", resume=resume is not None)
     page = write_page(RunFolder.open(result.run))
     out.say(
