@@ -1,8 +1,19 @@
 """Fixtures of the compatible API: tiny models through its own loaders."""
 
+import importlib.metadata
+import importlib.util
+
 import pytest
+import torch
 
 from hasten.compat import notes
+
+_TRL = importlib.metadata.version("trl") if importlib.util.find_spec("trl") else ""
+
+trl_that_trains = pytest.mark.skipif(
+    _TRL.startswith("1.15.") and not torch.cuda.is_available(),
+    reason="trl 1.15 computes its loss with a Triton kernel, which needs a GPU",
+)
 
 
 @pytest.fixture(autouse=True)

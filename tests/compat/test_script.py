@@ -3,6 +3,7 @@ from types import ModuleType
 
 import pytest
 
+from compat.conftest import trl_that_trains
 from hasten.compat.loaders import FastLanguageModel, FastModel
 from hasten.compat.script import run_script
 from hasten.compat.stand_ins import stand_ins
@@ -121,6 +122,7 @@ def test_unknown_names_raise_when_used(script):
         run_script(script("from unsloth import something\nsomething()\n"))
 
 
+@trl_that_trains
 def test_metrics(script, tiny_model_folder):
     pytest.importorskip("trl")
     path = script(

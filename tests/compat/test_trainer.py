@@ -1,3 +1,4 @@
+import importlib.metadata
 import math
 
 import pytest
@@ -7,7 +8,7 @@ from datasets import Dataset
 trl = pytest.importorskip("trl")
 
 # ruff: noqa: E402
-from compat.conftest import moved
+from compat.conftest import moved, trl_that_trains
 from hasten.compat.loaders import FastLanguageModel
 from hasten.compat.trainer import (
     SFTConfig,
@@ -19,6 +20,8 @@ from hasten.compat.trainer import (
 )
 from hasten.errors import CapabilityError, ConfigError
 from support import tiny
+
+pytestmark = trl_that_trains
 
 TEXTS = ["the red dog", "and the green cat, say one two three", "blue", "what does the user say?"]
 TURNS = [{"role": "user", "content": "say one"}, {"role": "assistant", "content": "one two"}]
@@ -216,10 +219,10 @@ def test_checkpointing_is_the_models_business(loaded):
 
 
 def test_a_trl_that_cannot_train_here(adapted, monkeypatch):
-    import trl.trainer.utils
-
-    monkeypatch.setattr(trl.trainer.utils, "_ChunkedLogProbFunction", None, raising=False)
-    with pytest.raises(CapabilityError, match=r"trl .* without Triton.*pip install .trl>=1.16"):
+    real = importlib.metadata.version
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: "1.15.0" if name == "trl" else real(name))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(CapabilityError, match=r"trl 1.15.0 without a GPU.*pip install .trl>=1.16"):
         SFTTrainer(model=adapted[0], train_dataset=rows(), tokenizer=adapted[1], args=config())
 
 

@@ -23,7 +23,7 @@ from hasten.compat.merged import value_count
 from hasten.compat.notes import say, say_once
 from hasten.compat.origin import origin_of
 from hasten.compat.trl_config import Defaults, SFTConfig, translate
-from hasten.compat.trl_imports import TrlConfig, TrlTrainer, trl_utils
+from hasten.compat.trl_imports import TrlConfig, TrlTrainer
 from hasten.errors import CapabilityError, ConfigError, did_you_mean
 
 __all__ = ["SFTConfig", "SFTTrainer", "UnslothTrainer", "UnslothTrainingArguments", "unsloth_train"]
@@ -192,13 +192,13 @@ def banner(trainer: Any) -> str:
 
 
 def _require_working_trl() -> None:
-    """Some trl releases compute the loss in Triton alone and fail at the first step where it is missing."""
-    if getattr(trl_utils, "_ChunkedLogProbFunction", True) is None:
-        version = importlib.metadata.version("trl")
+    """trl 1.15 computes its loss in a Triton kernel alone and fails at the first step where no GPU is."""
+    version = importlib.metadata.version("trl")
+    if version.startswith("1.15.") and not torch.cuda.is_available():
         raise CapabilityError(
             "SFTTrainer",
-            f"trl {version} without Triton",
-            "This release of trl computes its loss with Triton, which is not installed here.",
+            f"trl {version} without a GPU",
+            "This release of trl computes its loss with a Triton kernel, which needs one.",
             'Run `pip install "trl>=1.16"`.',
         )
 

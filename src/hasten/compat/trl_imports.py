@@ -8,7 +8,6 @@ from __future__ import annotations
 from hasten.errors import MissingPackageError
 
 try:
-    from trl.trainer import utils as trl_utils
     from trl.trainer.sft_config import SFTConfig as TrlConfig
     from trl.trainer.sft_trainer import SFTTrainer as TrlTrainer
 except ModuleNotFoundError as cause:
@@ -20,4 +19,4 @@ except ModuleNotFoundError as cause:
         'Run `pip install "hasten[trl]"`.' if _ROOT == "trl" else f"Run `pip install {_ROOT}`.",
     ) from cause
 
-__all__ = ["TrlConfig", "TrlTrainer", "trl_utils"]
+__all__ = ["TrlConfig", "TrlTrainer"]
