@@ -36,7 +36,9 @@ def main() -> None:
     """Run the case named on the command line."""
     name, *options = sys.argv[1:]
     sys.path.insert(0, str(HERE))
-    arguments = {key: int(value) for key, value in (option.split("=") for option in options)}
+    given = dict(option.split("=") for option in options)
+    revision = given.pop("commit", None) or commit()  # named where the code runs without its repository
+    arguments = {key: int(value) for key, value in given.items()}
     figures = importlib.import_module(f"cases.{name}").run(**arguments)
     hardware = probe()
     today = datetime.datetime.now(datetime.UTC).date().isoformat()
@@ -44,7 +46,7 @@ def main() -> None:
     result = {
         "case": name,
         "date": today,
-        "commit": commit(),
+        "commit": revision,
         "hardware": {**hardware.as_dict(), "processor": processor()},
         "versions": versions(),
         **figures,

@@ -103,3 +103,10 @@ def test_decisions_are_plain_values_for_the_record():
 
 def test_the_same_facts_give_the_same_plan():
     assert make_plan(CPU, LLAMA, "llama", Request()) == make_plan(CPU, LLAMA, "llama", Request())
+
+
+def test_determinism_is_said_where_it_costs_something():
+    plan = make_plan(SPARK, LLAMA, "llama", Request(deterministic=True))
+    assert "one document at a time" in decision(plan, "arithmetic").why
+    cpu = make_plan(CPU, LLAMA, "llama", Request(deterministic=True))
+    assert all(line.part != "arithmetic" for line in cpu.decisions), "a CPU is repeatable anyway"

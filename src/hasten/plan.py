@@ -29,6 +29,7 @@ class Request:
     packing: Literal["auto", "on", "off"] = "auto"
     checkpointing: Literal["auto", "on", "off"] = "auto"
     optimizer: str = "adamw"
+    deterministic: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,6 +103,9 @@ def make_plan(hardware: Hardware, family: Family, model_type: str, request: Requ
     if request.load_in_4bit:
         decisions.append(Decision(part="frozen weights", choice="NF4", why="4-bit storage was asked for"))
     layout = _choose_layout(family, model_type, request, decisions)
+    if request.deterministic and hardware.is_cuda:
+        why = "asked for; attention goes one document at a time, whose backward is ordered"
+        decisions.append(Decision(part="arithmetic", choice="deterministic", why=why))
     checkpointing = request.checkpointing == "on"
     if request.checkpointing == "auto":
         why = "recomputing costs about a third of the speed"

@@ -47,6 +47,28 @@ def test_varlen_is_no_worse_than_per_document_sdpa(dtype, heads):
         assert error <= 1.2 * allowed
 
 
+def test_gradients_repeat_bit_by_bit_when_asked_for():
+    from hasten.training.determinism import deterministic
+
+    lengths = [330, 260, 90, 140]
+    starts = torch.tensor([0, *lengths], dtype=torch.int32, device="cuda").cumsum(0, dtype=torch.int32)
+    generator = torch.Generator("cuda").manual_seed(0)
+    shapes = [(1, heads, sum(lengths), 64) for heads in (9, 3, 3)]
+    made = [torch.randn(shape, generator=generator, device="cuda").bfloat16() for shape in shapes]
+
+    def gradients():
+        parts = [part.clone().requires_grad_() for part in made]
+        boundaries = {"cu_seq_lens_q": starts, "max_length_q": max(lengths)}
+        out, _ = packed.packed_attention_forward(torch.nn.Module(), *parts, None, **boundaries)
+        out.square().sum().backward()
+        return [part.grad for part in parts]
+
+    with deterministic(True):
+        first = gradients()
+        for _ in range(10):
+            assert all(torch.equal(a, b) for a, b in zip(first, gradients(), strict=True))
+
+
 def test_a_run_learns_on_the_gpu(tiny_values):
     tiny_values["training"] |= {"steps": 20, "deterministic": True}
     result = train(combine(tiny_values))

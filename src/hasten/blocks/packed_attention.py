@@ -135,7 +135,13 @@ def _window_mask(query_BHTD: torch.Tensor, window: int | None) -> torch.Tensor |
 
 
 def _varlen_fits(query_BHTD: torch.Tensor, value_BKTD: torch.Tensor, window: int | None, dropout: float) -> bool:
-    """torch's variable-length kernel: CUDA, 16 bit and one type for all three, no window, no dropout."""
+    """torch's variable-length kernel: CUDA, 16 bit and one type for all three, no window, no dropout.
+
+    Not where repeatable arithmetic is asked for: its backward adds in any order, whatever torch's switch says (seen with
+    torch 2.11 on an H100; docs/LOG.md).
+    """
+    if torch.are_deterministic_algorithms_enabled():
+        return False
     sixteen_bit = query_BHTD.dtype in (torch.bfloat16, torch.float16) and query_BHTD.dtype == value_BKTD.dtype
     head_fits = query_BHTD.shape[3] % 8 == 0 and query_BHTD.shape[3] <= 256
     return query_BHTD.is_cuda and sixteen_bit and head_fits and window is None and dropout == 0.0 and _varlen_scales()

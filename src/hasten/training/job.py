@@ -150,6 +150,7 @@ def prepare_job(config: RunConfig, console: Console) -> Job:
         packing=config.training.packing,
         checkpointing=config.training.checkpointing,
         optimizer=config.training.optimizer,
+        deterministic=config.training.deterministic,
     )
     plan = make_plan(hardware, family, model_type, request)
     loaded = load(settings.name, replace(options, device=plan.device, dtype=plan.dtype, load_in_4bit=plan.load_in_4bit))
