@@ -137,8 +137,8 @@ def _window_mask(query_BHTD: torch.Tensor, window: int | None) -> torch.Tensor |
 def _varlen_fits(query_BHTD: torch.Tensor, value_BKTD: torch.Tensor, window: int | None, dropout: float) -> bool:
     """torch's variable-length kernel: CUDA, 16 bit and one type for all three, no window, no dropout.
 
-    Not where repeatable arithmetic is asked for: its backward adds in any order, whatever torch's switch says (seen with
-    torch 2.11 on an H100; docs/LOG.md).
+    Not where repeatable arithmetic is asked for: its backward adds in any order (seen with torch 2.11 on an H100;
+    docs/LOG.md).
     """
     if torch.are_deterministic_algorithms_enabled():
         return False

@@ -1,7 +1,8 @@
 """Bitwise repeatable arithmetic for the length of a block, through torch's own switch.
 
-On a CPU everything hasten uses is repeatable anyway. On CUDA the backward of attention adds its parts in the order in
-which they arrive, unless torch is told to take its slower, ordered way.
+On a CPU everything hasten uses is repeatable anyway. On CUDA the backward of the fused attention kernels adds its parts in
+the order in which they arrive. Their ordered variants exist only where torch makes every warning an error, which in turn
+demands an environment variable for cuBLAS; so the fused kernels are switched off instead and plain products are used.
 """
 
 from __future__ import annotations
@@ -11,6 +12,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+
+_FUSED_ATTENTION = {
+    torch.backends.cuda.enable_flash_sdp: torch.backends.cuda.flash_sdp_enabled,
+    torch.backends.cuda.enable_mem_efficient_sdp: torch.backends.cuda.mem_efficient_sdp_enabled,
+    torch.backends.cuda.enable_cudnn_sdp: torch.backends.cuda.cudnn_sdp_enabled,
+}
 
 
 @contextmanager
@@ -23,15 +30,17 @@ def deterministic(wanted: bool) -> Iterator[None]:
     if not wanted:
         yield
         return
-    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    cudnn = torch.backends.cuda.cudnn_sdp_enabled()
+    algorithms = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    kernels = {switch: enabled() for switch, enabled in _FUSED_ATTENTION.items()}
     torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.backends.cuda.enable_cudnn_sdp(False)  # its backward is not ordered unless a warning would be an error
+    for switch in kernels:
+        switch(False)
     try:
         with warnings.catch_warnings():
             # cuBLAS would want an environment variable; with one stream its sums are ordered without it.
             warnings.filterwarnings("ignore", message="(?s).*CuBLAS.*")
             yield
     finally:
-        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
-        torch.backends.cuda.enable_cudnn_sdp(cudnn)
+        torch.use_deterministic_algorithms(algorithms[0], warn_only=algorithms[1])
+        for switch, enabled in kernels.items():
+            switch(enabled)
