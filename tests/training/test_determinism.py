@@ -9,14 +9,19 @@ from hasten.training.determinism import deterministic
 @pytest.mark.parametrize("before", [False, True])
 def test_torchs_setting_is_as_before_afterwards(before):
     torch.use_deterministic_algorithms(before)
-    cudnn = torch.backends.cuda.cudnn_sdp_enabled()
+    switches = (
+        torch.backends.cuda.flash_sdp_enabled,
+        torch.backends.cuda.mem_efficient_sdp_enabled,
+        torch.backends.cuda.cudnn_sdp_enabled,
+    )
+    kernels = [enabled() for enabled in switches]
     try:
         with pytest.raises(KeyError), deterministic(True):
             assert torch.are_deterministic_algorithms_enabled()
             assert torch.is_deterministic_algorithms_warn_only_enabled()
-            assert not torch.backends.cuda.cudnn_sdp_enabled()
+            assert not any(enabled() for enabled in switches)
             raise KeyError
-        assert torch.backends.cuda.cudnn_sdp_enabled() == cudnn
+        assert [enabled() for enabled in switches] == kernels
         assert torch.are_deterministic_algorithms_enabled() == before
         assert not torch.is_deterministic_algorithms_warn_only_enabled()
         with deterministic(False):

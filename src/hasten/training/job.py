@@ -207,7 +207,8 @@ def _run(job: Job, run: RunFolder, status: StatusWriter, console: Console, start
     _sample(job, run, "before", 0)
     requests = Requests(run, status)
     status.set(state="running", total_steps=total)
-    with TrainingProgress(console, total) as progress, deterministic(settings.deterministic):
+    ordered = settings.deterministic and job.hardware.is_cuda
+    with TrainingProgress(console, total) as progress, deterministic(ordered):
         recorder = Recorder(
             run=run, status=status, progress=progress, hardware=job.hardware, take_counts=trainer.take_counts
         )
