@@ -1,8 +1,8 @@
 """Bitwise repeatable arithmetic for the length of a block, through torch's own switch.
 
-For CUDA: on a CPU everything hasten uses is repeatable anyway. The backward of the fused attention kernels adds its parts
-in the order in which they arrive. Their ordered variants exist only where torch makes every warning an error, which in
-turn demands an environment variable for cuBLAS; so the fused kernels are switched off and plain products are used.
+For CUDA: on a CPU everything hasten uses is repeatable anyway. The backward of the fused attention kernels adds its
+parts in the order in which they arrive. Their ordered variants exist only where torch makes every warning an error,
+which in turn demands an environment variable for cuBLAS; so the fused kernels are switched off and plain products used.
 """
 
 from __future__ import annotations
