@@ -3,12 +3,13 @@
 import io
 import json
 import math
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
-from hasten.errors import ConfigErrors, DataError, RunError, StorageError, TrainingError
+from hasten.errors import ConfigErrors, DataError, MissingPackageError, RunError, StorageError, TrainingError
 from hasten.loading.model import LoadOptions, load
 from hasten.report.console import make_console
 from hasten.runs.folder import RunFolder
@@ -69,9 +70,6 @@ def test_resume_equals_a_straight_run(tiny_values, tmp_path):
     lora = {"dropout": 0.1}
     straight = train(overlay(tiny_values, training={"steps": 6, "schedule": "cosine"}, lora=lora))
     output = str(tmp_path / "cut")
-
-    def stop_after_three(folder):
-        (folder / "control").mkdir(parents=True, exist_ok=True)
 
     config = overlay(
         tiny_values, training={"steps": 6, "schedule": "cosine", "save_every": 3}, lora=lora, output=output
@@ -175,6 +173,12 @@ def test_nan_stops_the_run_and_saves_nothing(tiny_values, tiny_model_folder, tmp
     assert not run.adapter.exists()
     assert run.metrics()[-1]["loss"] is None
     json.loads((output / "metrics.jsonl").read_text().splitlines()[-1])
+
+
+def test_an_8bit_optimizer_without_its_package_is_refused(tiny_values, monkeypatch):
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    with pytest.raises(MissingPackageError, match=r"'adamw_8bit'.*pip install .hasten\[bnb\].*or use adamw"):
+        train(overlay(tiny_values, training={"optimizer": "adamw_8bit"}))
 
 
 def test_out_of_device_memory_names_the_remedy(tiny_values, monkeypatch):

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +53,7 @@ def write_merged(
     twin.generation_config = generation_config(base, tokenizer)
     twin.save_pretrained(str(folder), state_dict=state, max_shard_size=max_shard_size)
     if tokenizer is not None:
-        _save_tokenizer(tokenizer, folder)
+        clean_tokenizer(tokenizer).save_pretrained(str(folder))
 
 
 def require_space(model: Any, folder: Path, dtype: torch.dtype) -> None:
@@ -102,14 +101,6 @@ def clean_tokenizer(tokenizer: Any) -> Any:
         backend.no_truncation()
         backend.no_padding()
     return made
-
-
-def _save_tokenizer(tokenizer: Any, folder: Path) -> None:
-    # By way of a folder with a plain name: the tokenizers library cannot write to a path of other letters where the
-    # locale is ASCII.
-    with tempfile.TemporaryDirectory() as plain:
-        clean_tokenizer(tokenizer).save_pretrained(plain)
-        shutil.copytree(plain, folder, dirs_exist_ok=True)
 
 
 def value_count(parameter: Any) -> int:

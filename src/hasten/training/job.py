@@ -7,6 +7,7 @@ exists before the first expensive step, so a run either never was or can be look
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import math
 import time
 import traceback
@@ -23,7 +24,7 @@ from hasten import schema
 from hasten.data.packing import Example
 from hasten.data.prepare import Prepared, content_hash, prepare, split
 from hasten.data.sources import read_rows
-from hasten.errors import StorageError, TrainingError
+from hasten.errors import MissingPackageError, StorageError, TrainingError
 from hasten.families.base import Family, family_of
 from hasten.files import require_writable
 from hasten.hardware.probe import Hardware, peak_bytes, probe
@@ -131,6 +132,13 @@ def prepare_job(config: RunConfig, console: Console) -> Job:
     """
     schema.check(config)
     require_writable(Path(config.output or config.runs))
+    if config.training.optimizer == "adamw_8bit" and importlib.util.find_spec("bitsandbytes") is None:
+        raise MissingPackageError(
+            "training.optimizer",
+            "'adamw_8bit', but bitsandbytes is not installed",
+            "Its 8-bit state is bitsandbytes'.",
+            'Run `pip install "hasten[bnb]"`, or use adamw.',
+        )
     rows = read_rows(config.data.source)
     training_rows, heldout_rows = split(rows, config.data)
     hardware = probe()
