@@ -28,7 +28,7 @@ lint:            ## format, rules, types, spelling
 	@tools/setup.sh $(VENV) dev
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
-	@$(BIN)/pyright
+	@$(BIN)/pyright --pythonpath $(BIN)/python
 	@$(BIN)/codespell src docs examples benchmarks README.md CHANGELOG.md CONTRIBUTING.md
 
 clean:
