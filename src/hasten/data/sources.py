@@ -1,120 +1,134 @@
-"""Reading rows: files of JSON or JSON lines, in UTF-8, with errors that name file and line."""
+"""Where rows come from: files, folders, data sets of the hub, Python's own documentation, or objects of a program.
+
+A name is looked for on this machine first and asked for elsewhere only when nothing here has it, so a path never causes
+a request. Several names become one mixture.
+"""
 
 from __future__ import annotations
 
-import json
+import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from hasten.data.readers.folder import is_saved, open_folder, open_saved
+from hasten.data.readers.hub_set import is_hub_id, open_hub_set
+from hasten.data.readers.kinds import open_file
+from hasten.data.readers.objects import open_object
+from hasten.data.rows import ListRows, Mixture, Row, RowSource
+from hasten.data.settings import DataSettings
 from hasten.data.stdlib_docs import question_rows
-from hasten.errors import DataError, nearest
+from hasten.errors import ConfigError, DataError, nearest
 
-Row = dict[str, Any]
 PYTHON_DOCS = "python-docs"
-_SUFFIXES = (".json", ".jsonl")
+_RULE = f"Data is a file, a folder, a data set of the hub, or '{PYTHON_DOCS}'."
+
+
+def open_rows(settings: DataSettings, rows: Any = None) -> RowSource:
+    """The rows that a configuration names.
+
+    Files are looked through, not kept: their rows are read when they are asked for. `settings.limit` is the caller's,
+    except for what may have no end.
+
+    Args:
+        settings: the sources, their weights, and what to take of a data set.
+        rows: rows of a program's instead of `settings.source`: a list of mappings, a `datasets` object, an iterable.
+
+    Raises:
+        ConfigError: settings that do not fit the sources.
+        DataError: a source is missing, unreadable, empty, of another kind, or not valid; the place is named.
+    """
+    if rows is not None:
+        return open_object(rows, settings)
+    names = [settings.source] if isinstance(settings.source, str) else list(settings.source)
+    _check_names(names)
+    _check_weights(names, settings.weights)
+    _check_choice(names, settings)
+    sources = [_open(name, settings) for name in names]
+    return sources[0] if len(sources) == 1 else Mixture(sources, settings.weights, settings.seed)
 
 
 def read_rows(source: str) -> list[Row]:
-    """All rows of a source.
+    """All rows of one source, in memory.
 
     Args:
-        source: a path to a ``.json`` file (a list of objects) or a ``.jsonl`` file (an object a line), or
-            ``"python-docs"``.
+        source: as `DataSettings.source`.
 
     Raises:
-        DataError: the file is missing, unreadable, empty, of another kind, or not valid; the line is named.
+        DataError: as `open_rows`.
     """
-    if source == PYTHON_DOCS:
-        return question_rows()
-    path = Path(source).expanduser()
-    if path.is_dir():
-        raise DataError(source, "a folder", "Data is a .json or .jsonl file, or 'python-docs'.", _folder_remedy(path))
-    if not path.is_file():
-        rule = "Data is a .json or .jsonl file, or 'python-docs'."
-        raise DataError(source, "no such file", rule, _missing_remedy(path, source))
-    if path.suffix.lower() not in _SUFFIXES:
-        raise DataError(
-            source, f"a '{path.suffix}' file", "Rows are read from .json and .jsonl files.", "Convert it to JSON lines."
-        )
-    text = _read_text(source, path)
-    if not text.strip():
-        raise DataError(
-            source, "an empty file", "It must hold at least one row.", "Write rows into it, or name another."
-        )
-    return _json_list(source, text) if path.suffix.lower() == ".json" else _json_lines(source, text)
+    return list(open_rows(DataSettings(source=source)))
 
 
-def _read_text(source: str, path: Path) -> str:
+def _open(name: str, settings: DataSettings) -> RowSource:
+    if name == PYTHON_DOCS:
+        return ListRows(question_rows(), PYTHON_DOCS)
+    path = _local(name)
+    if path is None:
+        if not is_hub_id(name) or _nearly_docs(name):
+            raise DataError(name, "no such file", _RULE, _remedy(name))
+        return open_hub_set(name, settings, _remedy(name))
+    if not path.is_dir():
+        return open_file(path, name)
+    return open_saved(path, name, settings) if is_saved(path) else open_folder(path, name)
+
+
+def _local(name: str) -> Path | None:
+    """The file or folder of that name, if there is one."""
     try:
-        return path.read_bytes().decode("utf-8").removeprefix("\ufeff")
-    except UnicodeDecodeError as cause:
-        line = cause.object.count(b"\n", 0, cause.start) + 1
-        raise DataError(
-            source,
-            f"line {line}: byte 0x{cause.object[cause.start]:02x} at offset {cause.start} is not UTF-8",
-            "Data files are UTF-8.",
-            "Convert the file to UTF-8.",
-        ) from cause
-    except OSError as cause:
-        raise DataError(
-            source, f"it cannot be read ({cause.strerror})", "Data is read from this file.", "Check its permissions."
-        ) from cause
+        path = Path(name).expanduser()
+        if not path.exists():
+            return None
+    except (OSError, RuntimeError) as cause:  # a name that is too long, a folder that is closed, no such user
+        reason = getattr(cause, "strerror", None) or str(cause)
+        raise DataError(name, f"it cannot be read ({reason})", _RULE, "Check its spelling and permissions.") from cause
+    if not path.is_dir() and not path.is_file():
+        raise DataError(name, "no ordinary file", _RULE, "Write what it gives into a file.")
+    return path
 
 
-def _json_lines(source: str, text: str) -> list[Row]:
-    rows: list[Row] = []
-    # Not splitlines(): U+2028 and its kin are legal inside JSON strings.
-    for number, line in enumerate(text.split("\n"), 1):
-        if line.strip():
-            rows.append(_object(source, f"line {number}", _parse(source, line, number)))
-    return rows
+def _nearly_docs(name: str) -> bool:
+    """A misspelt name of our own is not asked for elsewhere: someone might offer it there."""
+    return nearest(name, [PYTHON_DOCS]) is not None
 
 
-def _json_list(source: str, text: str) -> list[Row]:
-    value = _parse(source, text, 1)
-    if not isinstance(value, list):
-        rule = "A .json file is one list of objects."
-        raise DataError(source, f"a JSON {type(value).__name__}", rule, "Wrap it in [ ], or name it .jsonl.")
-    if not value:
-        raise DataError(
-            source, "an empty list", "It must hold at least one row.", "Write rows into it, or name another."
-        )
-    return [_object(source, f"row {number}", row) for number, row in enumerate(value, 1)]
-
-
-def _parse(source: str, text: str, line: int) -> Any:
+def _remedy(name: str) -> str:
+    if "://" in name:
+        return "Download it, and name the file."
+    path = Path(name).expanduser()
     try:
-        return json.loads(text)
-    except json.JSONDecodeError as cause:
-        remedy = "Correct that line."
-        if source.lower().endswith(".json") and cause.msg == "Extra data":
-            remedy = "If it has one object a line, name it .jsonl."
-        raise _not_json(source, f"line {line + cause.lineno - 1}, column {cause.colno}", cause.msg, remedy) from cause
-    except (ValueError, RecursionError) as cause:  # a number of thousands of digits, thousands of brackets
-        raise _not_json(source, f"line {line}", str(cause), "Correct that line.") from cause
-
-
-def _not_json(source: str, where: str, reason: str, remedy: str) -> DataError:
-    rule = "A .jsonl file has one object a line, a .json file one list of objects."
-    return DataError(source, f"{where} is not JSON ({reason})", rule, remedy)
-
-
-def _object(source: str, where: str, value: Any) -> Row:
-    if not isinstance(value, dict):
-        kind = "null" if value is None else f"a {type(value).__name__}"
-        raise DataError(source, f"{where} is {kind}", "Every row is a JSON object.", "Correct it.")
-    return value
-
-
-def _folder_remedy(path: Path) -> str:
-    files = sorted(entry for entry in path.iterdir() if entry.suffix.lower() in _SUFFIXES)
-    return f"Name a file in it, such as '{files[0]}'." if files else "Name a file."
-
-
-def _missing_remedy(path: Path, source: str) -> str:
-    names = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
+        names = [entry.name for entry in path.parent.iterdir()]
+    except OSError:  # no such folder either, or a closed one
+        names = []
     if match := nearest(path.name, names):
         return f"Did you mean '{path.parent / match}'?"
-    if nearest(source, [PYTHON_DOCS]):
-        return f"Did you mean '{PYTHON_DOCS}'?"
-    return "Check the spelling and the working folder."
+    return f"Did you mean '{PYTHON_DOCS}'?" if _nearly_docs(name) else "Check the spelling and the working folder."
+
+
+def _check_names(names: Sequence[str]) -> None:
+    if not names or not all(name.strip() for name in names):
+        raise ConfigError("data.source", repr(names), _RULE, "Name one.")
+
+
+def _check_weights(names: Sequence[str], weights: Sequence[float]) -> None:
+    if not weights:
+        return
+    if len(weights) != len(names):
+        value = f"{len(weights)} for {len(names)} sources"
+        raise ConfigError("data.weights", value, "Every source has one.", "Give as many as there are in data.source.")
+    if not all(weight > 0 and math.isfinite(weight) for weight in weights):
+        rule = "Every weight is a number above 0."
+        raise ConfigError("data.weights", str(list(weights)), rule, "Leave the source out of data.source instead.")
+
+
+def _check_choice(names: Sequence[str], settings: DataSettings) -> None:
+    """Refuse a subset or split that no source could have: it would be ignored."""
+    paths = [None if name == PYTHON_DOCS else _local(name) for name in names]
+    hub = any(path is None and name != PYTHON_DOCS for name, path in zip(names, paths, strict=True))
+    saved = any(path is not None and is_saved(path) for path in paths)
+    if settings.subset and not hub:
+        rule = "Only data sets of the hub have subsets, and this is none."
+        raise ConfigError("data.subset", f"'{settings.subset}' for {', '.join(names)}", rule, "Leave it out.")
+    if settings.split != "train" and not hub and not saved:
+        rule = "Only data sets have splits, and this is none."
+        raise ConfigError("data.split", f"'{settings.split}' for {', '.join(names)}", rule, "Leave it out.")

@@ -1,41 +1,83 @@
-"""Chat templates: the model's own, never changed; and which of the rendered characters an assistant wrote.
+"""A tokenizer with what has to be known about it for exact rows: its chat template, control tokens and ends.
 
-Stock templates have no generation markers, so the spans are found by rendering. A turn starts where the text before
-it, rendered with the generation prompt, ends; both must be the beginning of the whole text. What is rendered alike
-whether another answer is asked for or not is the turn itself, without what a template adds when a conversation is over
-(Phi-3 adds the end of text). In it the turn ends after its last special token: the end of turn is learnt, the newline
-after it is not. Nothing is ever searched for inside content.
-
-Tokens are made once from the whole text and matched to spans by character offsets, because sub-words merge across
-borders: `<|im_start|>assistant\\n` followed by a blank has other ids than alone.
+Conversations are rendered once by the model's own template and tokenized once, because sub-words merge across borders:
+`<|im_start|>assistant\\n` followed by a blank has other ids than alone. What is learnt is known as characters of the
+rendered text (`hasten.data.spans`) and matched to tokens by their offsets (`hasten.data.encoding`).
 """
 
 from __future__ import annotations
 
-import os.path
+import datetime
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from hasten.data.formats import Message, RowProblem
+from hasten.data.control_text import ControlText
+from hasten.data.conversation import Conversation, Message, RowProblem
+from hasten.data.rendering import Renderer
+from hasten.data.spans import Layout, Span, Turn, TurnFinder
 from hasten.errors import CapabilityError, ModelError
 
-Span = tuple[int, int]
+_QUESTION = [{"role": "user", "content": "a"}]
+_WORDS_OF_TEXT = 3
+"""A template that writes at least so many words of its own inserts text; fewer are headers."""
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """A conversation as text.
+
+    Attributes:
+        layout: the text and its turns; hidden control tokens are private characters in it.
+        hidden: whether the rows spelled control tokens, which are hidden in the text.
+    """
+
+    layout: Layout
+    hidden: bool = False
 
 
 class ChatEncoder:
-    """A tokenizer with what has to be known about it for exact rows: its control tokens, begin token and ends.
+    """What a tokenizer makes of conversations.
 
     Args:
         tokenizer: a fast transformers tokenizer; it is read, never changed.
+        day: the day that templates print; None is the day of rendering.
+        control_text: False lets control tokens that rows spell out act.
     """
 
-    def __init__(self, tokenizer: Any) -> None:
+    def __init__(self, tokenizer: Any, *, day: datetime.date | None = None, control_text: bool = True) -> None:
         self.tokenizer = tokenizer
-        added = {number: str(token) for number, token in tokenizer.added_tokens_decoder.items() if token.special}
-        self.control_tokens: tuple[str, ...] = tuple(dict.fromkeys([*tokenizer.all_special_tokens, *added.values()]))
-        self.control_ids = frozenset([*tokenizer.all_special_ids, *added])
+        added = tokenizer.added_tokens_decoder
+        special = {str(token): number for number, token in added.items() if token.special}
+        named = zip(tokenizer.all_special_tokens, tokenizer.all_special_ids, strict=True)
+        tokens = {**dict(named), **special}
+        self.control_tokens: tuple[str, ...] = tuple(tokens)
+        self.control_ids = frozenset(tokens.values())
+        self.renderer = Renderer(tokenizer, day)
+        self.protects = control_text
+        self._finder = TurnFinder(self.renderer.render, self.control_tokens)
+        self._tokens, self._added = tokens, added
+        self._control: ControlText | None = None
         first = tokenizer("a").input_ids[:1]
         self.wants_bos: bool = tokenizer.bos_token_id is not None and first == [tokenizer.bos_token_id]
+
+    @property
+    def control(self) -> ControlText:
+        """The exchange of spelled control tokens.
+
+        Raises:
+            CapabilityError: the tokenizer is not a fast one.
+        """
+        if self._control is None:
+            if not self.tokenizer.is_fast:
+                raise CapabilityError(
+                    "the tokenizer",
+                    type(self.tokenizer).__name__,
+                    "Learnt tokens are found by their place in the text, which only fast tokenizers know.",
+                    "Use a model that has a tokenizer.json.",
+                )
+            self._control = ControlText(self._tokens, self._added, self.tokenizer.backend_tokenizer)
+        return self._control
 
     @property
     def has_template(self) -> bool:
@@ -53,60 +95,56 @@ class ChatEncoder:
                 "the tokenizer",
                 "no chat template",
                 "Conversations are rendered by the model's own template.",
-                "Use get_chat_template(tokenizer, 'chatml'), or rows with 'text' or 'prompt' and 'completion'.",
+                "Set data.template: chatml (or another name or .jinja file; get_chat_template(tokenizer, 'chatml') in "
+                "scripts), or use rows with 'text' or 'prompt' and 'completion'.",
             )
 
-    def render(self, messages: Sequence[Message], *, ask: bool = False) -> str:
-        """The template's text for these messages, rendered in transformers' sandbox.
+    def conversation(self, conversation: Conversation, *, text: str | None = None, hide: bool = False) -> Rendered:
+        """A conversation's text and turns.
 
         Args:
-            messages: role and content of each turn.
-            ask: add the header of the next assistant turn.
+            conversation: in the form the template reads (`Renderer.supported`).
+            text: its rendering, where it is known and nothing in it has to be hidden.
+            hide: it spells control tokens that must stay text.
 
         Raises:
-            RowProblem: the template does not accept these messages.
+            RowProblem: the template does not accept it, or its turns cannot be told apart.
         """
-        from jinja2 import TemplateError
-
-        try:
-            return self.tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=ask)
-        except (TemplateError, TypeError) as cause:
-            roles = " ".join(message["role"] for message in messages[:8]) + (" ..." if len(messages) > 8 else "")
-            raise RowProblem(f"the chat template refuses the turns '{roles}' ({cause})") from cause
+        messages, tools = conversation.messages, conversation.tools
+        if hide:
+            messages, tools = self.control.hidden(messages), self.control.hidden(tools)
+        if self.renderer.has_markers(tools):
+            return Rendered(self._marked(messages, tools), hide)
+        if text is None:
+            text = self.renderer.render(messages, tools)
+        return Rendered(self._finder.find(text, messages, tools), hide)
 
     def assistant_spans(self, messages: Sequence[Message]) -> tuple[str, list[Span]]:
         """The rendered text and the character spans of its assistant turns, ends of turn included.
 
         Raises:
-            RowProblem: the template rewrites earlier turns, so that spans cannot be found.
+            RowProblem: as `conversation`.
         """
-        text = self.render(messages)
-        spans: list[Span] = []
-        for index, message in enumerate(messages):
-            if message["role"] != "assistant":
-                continue
-            if index == 0:
-                raise RowProblem("an assistant turn comes first")
-            start = len(before := self.render(messages[:index], ask=True))
-            through = self.render(messages[: index + 1])
-            body = os.path.commonprefix([through, self.render(messages[: index + 1], ask=True)])
-            # A model whose only end is that of the whole text learns that one.
-            rest = through if index == len(messages) - 1 else body
-            stop = start + (
-                self._end_of_turn(body[start:]) or self._end_of_turn(rest[start:]) or len(body[start:].rstrip())
-            )
-            if not (text.startswith(before) and text.startswith(through[:stop])):
-                raise RowProblem("the chat template changes earlier turns when later ones follow")
-            spans.append((start, stop))
-        return text, spans
+        rendered = self.conversation(Conversation(list(messages)))
+        spans = [
+            (turn.start, turn.stop)
+            for turn in rendered.layout.turns
+            if turn.message < 0 or messages[turn.message]["role"] == "assistant"
+        ]
+        return rendered.layout.text, spans
 
-    def _end_of_turn(self, turn: str) -> int:
-        """Behind the last control token; 0 where there is none."""
-        return max((turn.rfind(token) + len(token) for token in self.control_tokens if token in turn), default=0)
-
-    def spells_control(self, text: str) -> bool:
-        """Whether the text contains one of the model's control tokens as characters."""
-        return any(token in text for token in self.control_tokens)
+    def inserted_text(self) -> str:
+        """What the template writes in front of a lone question, when that is more than a header; else empty."""
+        talk = [*_QUESTION, {"role": "assistant", "content": "b"}]
+        try:
+            layout = self._finder.find(self.renderer.render(talk), talk)
+        except RowProblem:  # a template for conversations of another shape
+            return ""
+        before = layout.text[: layout.turns[0].start] if layout.turns else ""
+        for token in self.control_tokens:
+            before = before.replace(token, "\n")
+        words = [word for word in before.split() if any(character.isalpha() for character in word)]
+        return " ".join(before.split()) if len(words) >= _WORDS_OF_TEXT else ""
 
     def encode(self, text: str) -> tuple[list[int], list[Span]]:
         """Token ids and their character spans, with exactly one begin token where the model wants one.
@@ -115,36 +153,34 @@ class ChatEncoder:
 
         Raises:
             RowProblem: half a surrogate pair, which no tokenizer takes.
-            CapabilityError: the tokenizer does not say where in the text its tokens are.
         """
-        if not self.tokenizer.is_fast:
-            raise CapabilityError(
-                "the tokenizer",
-                type(self.tokenizer).__name__,
-                "Learnt tokens are found by their place in the text, which only fast tokenizers know.",
-                "Use a model that has a tokenizer.json.",
-            )
-        try:
-            text.encode("utf-8")
-        except UnicodeEncodeError as cause:
-            raise RowProblem("a lone surrogate, which is no character") from cause
-        made = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-        ids, offsets = list(made.input_ids), [tuple(span) for span in made.offset_mapping]
+        refuse_surrogates(text)
+        made = self.control.plain.encode(text, add_special_tokens=False)
+        return self.with_bos(made.ids, made.offsets)
+
+    def with_bos(self, ids: list[int], offsets: list[Span]) -> tuple[list[int], list[Span]]:
+        """The same with a begin token in front, where the model wants one and there is none."""
         if self.wants_bos and ids[:1] != [self.tokenizer.bos_token_id]:
             return [self.tokenizer.bos_token_id, *ids], [(0, 0), *offsets]
         return ids, offsets
 
-    def encode_prompt(self, messages: Sequence[Message]) -> list[int]:
-        """Token ids that ask for the next assistant turn.
+    def encode_prompt(self, messages: Sequence[Message], tools: Any = None) -> list[int]:
+        """Token ids that ask for the next assistant turn; control tokens that the messages spell stay text.
 
         Raises:
             ModelError: there is no chat template.
-            RowProblem: the template refuses the messages, or their content spells a control token.
+            RowProblem: the template refuses the messages.
         """
         self.require_template()
-        if any(self.spells_control(message["content"]) for message in messages):
-            raise RowProblem("the text spells one of the model's control tokens")
-        return self.encode(self.render(messages, ask=True))[0]
+        conversation = self.renderer.supported(Conversation(list(messages), tools))[0]
+        messages, tools = conversation.messages, conversation.tools
+        spelled = self.control.spells(messages) or self.control.spells(tools)
+        if not (spelled and self.protects):
+            return self.encode(self.renderer.render(messages, tools, ask=True))[0]
+        text = self.renderer.render(self.control.hidden(messages), self.control.hidden(tools), ask=True)
+        refuse_surrogates(text)
+        ids, offsets, _ = self.control.encode(text, [])
+        return self.with_bos(ids, offsets)[0]
 
     def end_ids(self, generation_config: Any = None) -> list[int]:
         """Every token id that ends an answer: the tokenizer's, the model's, and the template's own end of turn."""
@@ -155,10 +191,42 @@ class ChatEncoder:
         return sorted({token for token in found if token is not None})
 
     def _turn_end_id(self) -> int | None:
-        messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
         try:
-            text, spans = self.assistant_spans(messages)
+            text, spans = self.assistant_spans([*_QUESTION, {"role": "assistant", "content": "b"}])
         except RowProblem:  # a template for conversations of another shape
             return None
-        ids = self.tokenizer(text[slice(*spans[-1])], add_special_tokens=False).input_ids
+        ids = self.encode(text[slice(*spans[-1])])[0] if spans else []
         return ids[-1] if ids and ids[-1] in self.control_ids else None
+
+    def _marked(self, messages: Sequence[Message], tools: Any) -> Layout:
+        """The layout that the template's own generation markers give, each with its end of turn."""
+        text, spans = self.renderer.generated(messages, tools)
+        numbers = [index for index, message in enumerate(messages) if message["role"] == "assistant"]
+        if len(numbers) != len(spans):
+            numbers = [-1] * len(spans)
+        turns = [
+            Turn(number, start, self._through_end(text, stop))
+            for number, (start, stop) in zip(numbers, spans, strict=True)
+            if start < stop
+        ]
+        return Layout(text, tuple(turns))
+
+    def _through_end(self, text: str, stop: int) -> int:
+        """Behind the control token that follows a span, unless the span ends with one."""
+        if any(text.endswith(token, 0, stop) for token in self.control_tokens):
+            return stop
+        rest = text[stop:].lstrip()
+        ends = [len(token) for token in self.control_tokens if rest.startswith(token)]
+        return len(text) - len(rest) + max(ends) if ends else stop
+
+
+def refuse_surrogates(text: str) -> None:
+    """Refuse half a surrogate pair.
+
+    Raises:
+        RowProblem: there is one.
+    """
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as cause:
+        raise RowProblem("a lone surrogate, which is no character") from cause

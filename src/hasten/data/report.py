@@ -1,0 +1,148 @@
+"""What was found in the rows: kept in the run record, printed in the run header, shown by `hasten data`."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+_MOST_REASONS = 8
+
+
+@dataclass
+class Found:
+    """How many rows, and the first of them."""
+
+    count: int = 0
+    first: str = ""
+
+    def add(self, place: str) -> None:
+        """One more."""
+        self.count += 1
+        self.first = self.first or place
+
+    def __str__(self) -> str:
+        return f"{self.count} ({'' if self.count == 1 else 'first: '}{self.first})"
+
+
+@dataclass(kw_only=True)
+class DataReport:
+    """Facts about prepared rows; counts are of rows unless they say tokens or documents."""
+
+    source: str
+    format: str
+    rows: int
+    max_length: int
+    too_long_policy: str
+    kept: int = 0
+    documents: int = 0
+    real_tokens: int = 0
+    supervised_tokens: int = 0
+    skipped: dict[str, Found] = field(default_factory=dict)
+    too_long: Found = field(default_factory=Found)
+    lost_tokens: int = 0
+    """Tokens behind the limit that are not trained on; of rows far longer than it only the part that was tokenized."""
+    unlearnt_pieces: int = 0
+    """Documents that splitting made and in which nothing is learnt; they are left out."""
+    duplicates: int = 0
+    spelled: Found = field(default_factory=Found)
+    spelled_as: str = "text"
+    straddling: Found = field(default_factory=Found)
+    ended: int = 0
+    calls_as_text: Found = field(default_factory=Found)
+    tools_as_text: Found = field(default_factory=Found)
+    missing_turns: Found = field(default_factory=Found)
+    unseen: str = ""
+    inserted: str = ""
+    inserted_rows: int = 0
+    day: str = ""
+    longest_needed: int = 0
+    """A max_length that would leave something to learn in every row that was left out for its length."""
+    lengths: dict[str, float] = field(default_factory=dict)
+    """Tokens of a row before the limit: shortest, mean, median, p95, longest."""
+    histogram: list[tuple[int, int]] = field(default_factory=list)
+    """(upper bound in tokens, rows) with bounds that double."""
+    notes: list[str] = field(default_factory=list)
+
+    def measure(self, lengths: NDArray[np.int64]) -> None:
+        """Take the lengths of all rows that were tokenized, before the limit."""
+        if not len(lengths):
+            return
+        self.lengths = {
+            "shortest": int(lengths.min()),
+            "mean": round(float(lengths.mean()), 1),
+            "median": int(np.median(lengths)),
+            "p95": int(np.percentile(lengths, 95)),
+            "longest": int(lengths.max()),
+        }
+        bounds = 2 ** np.arange(3, int(np.ceil(np.log2(max(lengths.max(), 8)))) + 1)
+        counts = np.diff(np.searchsorted(np.sort(lengths), bounds, side="right"), prepend=0)
+        self.histogram = [(int(bound), int(count)) for bound, count in zip(bounds, counts, strict=True)]
+
+    @property
+    def supervised_share(self) -> float:
+        """Learnt tokens of all."""
+        return self.supervised_tokens / self.real_tokens if self.real_tokens else 0.0
+
+    def lines(self) -> list[str]:
+        """What was found and what was done, one sentence a line, nothing that did not happen."""
+        head = (
+            f"{self.kept} of {self.rows} rows ({self.format}), {self.real_tokens} tokens, "
+            f"{self.supervised_tokens} of them learnt ({self.supervised_share:.0%})"
+        )
+        return [head, *self._length_lines(), *self._content_lines(), *self.notes, *self._skipped_lines()]
+
+    def _length_lines(self) -> list[str]:
+        lines = []
+        if self.too_long.count:
+            done = {"cut": "cut at the end", "drop": "left out", "split": "split"}[self.too_long_policy]
+            lost = f"; {self.lost_tokens} tokens are not trained on" if self.lost_tokens else ""
+            lines.append(f"longer than {self.max_length} tokens and {done}: {self.too_long}{lost}")
+        if self.unlearnt_pieces:
+            lines.append(f"pieces of split rows in which nothing is learnt, left out: {self.unlearnt_pieces}")
+        return lines
+
+    def _content_lines(self) -> list[str]:
+        spelled = "kept as text" if self.spelled_as == "text" else "they act, as asked for"
+        facts = [
+            (self.inserted, f"the template writes text of its own in {self.inserted_rows} rows: {self.inserted!r}"),
+            (self.day, f"the template prints the date: {self.day} in all rows"),
+            (self.unseen, f"answers are asked for with {self.unseen!r}, which no row has"),
+            (self.spelled.count, f"control tokens of the model spelled in rows, {spelled}: {self.spelled}"),
+            (self.straddling.count, f"a learnt token also holds the end of what is only read: {self.straddling}"),
+            (self.ended, f"end token added to the text: {self.ended}"),
+            (self.calls_as_text.count, f"tool calls, which the template lacks, written as text: {self.calls_as_text}"),
+            (self.tools_as_text.count, f"tools, which the template lacks, listed as text: {self.tools_as_text}"),
+            (self.missing_turns.count, f"turns that the template leaves out: {self.missing_turns}"),
+            (self.duplicates, f"rows that are the same as an earlier one: {self.duplicates}"),
+        ]
+        return [line for found, line in facts if found]
+
+    def _skipped_lines(self) -> list[str]:
+        reasons = sorted(self.skipped.items(), key=lambda item: -item[1].count)
+        lines = [f"left out, {reason}: {found}" for reason, found in reasons[:_MOST_REASONS]]
+        if others := reasons[_MOST_REASONS:]:
+            lines.append(f"left out for {len(others)} other reasons: {sum(found.count for _, found in others)}")
+        if any("refuses the turns" in reason for reason in self.skipped):
+            lines.append(
+                "data.merge_turns joins neighbouring turns of one role, data.fold_system puts the system turn into the "
+                "first question: for templates that insist on alternation or have no system turn"
+            )
+        return lines
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for the run record and ``--json``."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> DataReport:
+        """The report that `as_dict` wrote."""
+        made = dict(values)
+        for name in ("too_long", "spelled", "straddling", "calls_as_text", "tools_as_text", "missing_turns"):
+            made[name] = Found(**made[name])
+        made["skipped"] = {reason: Found(**found) for reason, found in made["skipped"].items()}
+        made["histogram"] = [(int(bound), int(count)) for bound, count in made["histogram"]]
+        return cls(**made)
