@@ -2,159 +2,351 @@
 
 | format | columns |
 |---|---|
-| messages | `messages`: list of {role, content} |
-| conversations | `conversations`: list of {from, value} or {role, content} (ShareGPT) |
-| alpaca | `instruction`, `output`, optional `input`, `system` |
-| question-answer | `question`, `answer` |
-| prompt-completion | `prompt`, `completion`: one text whose second part is learnt |
+| preference | `chosen`, `rejected`, and the question in `prompt`, `conversations`, `messages`, `question` or `instruction`, or as their common beginning |
+| labelled | `messages`, `conversations`, or `prompt` and `completion`; `label`: true or false |
+| messages | `messages`, `conversations` or `conversation`: list of {role, content} |
+| conversations | the same columns: list of {from, value} (ShareGPT) |
+| alpaca | `instruction`, `output` or `response`, optional `input`, `history` |
+| question-answer | `question` and `answer`, `query` and `response`, `prompt` and `response` |
+| prompt-completion | `prompt`, `completion`: one text whose second part is learnt, or two lists of turns |
 | text | `text`: language modelling |
-"""
+
+All but plain text may have `system` and `tools`. The first format whose columns the rows have is theirs; formats that
+need more columns stand before those that need some of the same. What a turn looks like is in `turns`, what a call looks
+like in `tools`.
+"""  # noqa: E501  # a table's row is one line
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import islice, takewhile
 from typing import Any
 
-from hasten.errors import DataError, nearest
+from hasten.data.conversation import Conversation, Message, PlainText, Preference, RowProblem, with_flags
+from hasten.data.tools import read_tools
+from hasten.data.turns import ROLE_ALIASES as ROLE_ALIASES
+from hasten.data.turns import read_filled, read_text, read_turns, require_assistant
+from hasten.data.turns import read_messages as read_messages
+from hasten.errors import ConfigError, DataError, did_you_mean, nearest
 
-Message = dict[str, Any]
+Row = dict[str, Any]
+Content = Conversation | PlainText | Preference
 
-ROLE_ALIASES = {
-    "system": "system",
-    "user": "user",
-    "human": "user",
-    "input": "user",
-    "assistant": "assistant",
-    "gpt": "assistant",
-    "model": "assistant",
-    "output": "assistant",
-}
-
-
-@dataclass(frozen=True)
-class Conversation:
-    """Turns that a chat template renders."""
-
-    messages: list[Message]
-
-
-@dataclass(frozen=True)
-class PlainText:
-    """Text without a template; `prompt` is read, `completion` is learnt."""
-
-    prompt: str
-    completion: str
-
-
-class RowProblem(ValueError):
-    """One row cannot be used; the reason is the whole message."""
+_LOOKED_AT = 1000
+_TURN_FORMATS = ("messages", "conversations")
+_OPTIONAL = ("input", "system", "tools", "history")
+_QUESTIONS = ("prompt", "conversations", "messages", "conversation", "question", "instruction")
+_CHOSEN = "supervised fine-tuning learns the chosen answers; rejected ones are left for preference training"
+_LABELLED = "answers labelled true are learnt; rows labelled false are left out"
 
 
 @dataclass(frozen=True)
 class Format:
-    """A row format: the columns that name it, and how a row is read."""
+    """A row format: the columns that name it, and how a row is read.
+
+    Attributes:
+        name: as the setting `data.format` has it.
+        columns: what a row must have, by hasten's names.
+        read: a row -> what it says; raises `RowProblem`. It can be sent to other processes.
+        note: what must be known about training on it, as one sentence for the report; empty where nothing must be.
+        is_chat: whether its rows are rendered by the chat template.
+    """
 
     name: str
     columns: tuple[str, ...]
-    read: Callable[[dict[str, Any]], Conversation | PlainText]
-
-    @property
-    def is_chat(self) -> bool:
-        """Whether its rows are rendered by the chat template."""
-        return self.name not in ("prompt-completion", "text")
+    read: Callable[[Row], Content]
+    note: str = ""
+    is_chat: bool = True
 
 
-def detect(rows: Sequence[dict[str, Any]]) -> Format:
+def detect(rows: Iterable[Row], wanted: str = "auto", columns: Sequence[str] = ()) -> Format:
     """The format whose columns the rows have.
 
-    Raises:
-        DataError: no known columns; the nearest real name is proposed for a misspelt one.
-    """
-    present = {key for row in rows[:1000] for key, value in row.items() if value is not None}
-    for candidate in FORMATS:
-        if present.issuperset(candidate.columns):
-            return candidate
-    known = [column for candidate in FORMATS for column in candidate.columns]
-    unknown = sorted(present.difference(known))
-    typos = [f"'{column}' looks like '{match}'" for column in unknown if (match := nearest(column, known))]
-    expected = "; ".join("+".join(candidate.columns) for candidate in FORMATS)
-    raise DataError(
-        "data columns",
-        ", ".join(sorted(present)) or "none",
-        f"One of these sets is needed: {expected}.",
-        f"{'; '.join(typos)}: rename it." if typos else "Rename your columns.",
-    )
-
-
-def _text(value: Any, name: str) -> str:
-    if value is None:
-        raise RowProblem(f"None in '{name}'")
-    if not isinstance(value, str):
-        raise RowProblem(f"'{name}' is not text")
-    return value
-
-
-def _filled(value: Any, name: str) -> str:
-    text = _text(value, name)
-    if not text.strip():
-        raise RowProblem(f"empty '{name}'")
-    return text
-
-
-def read_messages(turns: Any) -> Conversation:
-    """Turns of either naming as a conversation with roles system, user and assistant.
+    Args:
+        rows: the first 1000 are looked at; broken ones count for nothing.
+        wanted: the format's name, or auto.
+        columns: renamed columns as ``theirs=ours``; the format's `read` renames them too.
 
     Raises:
-        RowProblem: no turns, an unknown role, or content that is missing.
+        ConfigError: no format of that name, or a renamed column that is written wrongly.
+        DataError: no known columns, not those of the wanted format, or a renamed column that no row has; the nearest
+            real name is proposed for a misspelt one.
     """
-    if not isinstance(turns, list) or not turns:
-        raise RowProblem("no messages")
-    messages: list[Message] = []
-    for turn in turns:
-        if not isinstance(turn, dict):
-            raise RowProblem("a message that is no object")
-        # Arrow gives every row every key, so a key that is there may hold None.
-        role = str(turn.get("role") or turn.get("from") or "")
-        if role not in ROLE_ALIASES:
-            raise RowProblem(f"unknown role '{role}'")
-        content = _text(turn["content"] if turn.get("content") is not None else turn.get("value"), "content")
-        if ROLE_ALIASES[role] != "system" and not content.strip():
-            raise RowProblem("empty content")
-        messages.append({"role": ROLE_ALIASES[role], "content": content})
-    if all(message["role"] != "assistant" for message in messages):
-        raise RowProblem("no assistant turn")
-    return Conversation(messages)
+    sample = list(islice(rows, _LOOKED_AT))
+    whole = [row for row in sample if _broken(row) is None]
+    if sample and not whole:
+        raise DataError(
+            "data",
+            f"none of the first {len(sample)} rows can be read (the first: {_broken(sample[0])})",
+            "At least one row must be whole.",
+            "Correct the rows.",
+        )
+    renames = _renames(columns, whole)
+    whole = [_renamed(row, renames) for row in whole]
+    present = {key for row in whole for key, value in row.items() if value is not None}
+    for candidate in _candidates(wanted):
+        if present.issuperset(candidate.columns) and (wanted != "auto" or _is_meant(candidate, whole)):
+            return _settled(candidate, wanted, whole, renames)
+    raise _unknown(wanted, present)
 
 
-def _read_alpaca(row: dict[str, Any]) -> Conversation:
-    question = _filled(row.get("instruction"), "instruction")
-    if row.get("input"):
-        question = f"{question}\n\n{_text(row['input'], 'input')}"
-    messages: Iterable[tuple[str, str]] = [("user", question), ("assistant", _filled(row.get("output"), "output"))]
-    if row.get("system"):
-        messages = [("system", _text(row["system"], "system")), *messages]
-    return Conversation([{"role": role, "content": content} for role, content in messages])
+def _candidates(wanted: str) -> list[Format]:
+    if wanted == "auto":
+        return list(FORMATS)
+    names = dict.fromkeys(candidate.name for candidate in FORMATS)
+    if wanted not in names:
+        rule = f"The formats are auto, {', '.join(names)}."
+        raise ConfigError("data.format", f"'{wanted}'", rule, did_you_mean(wanted, names, "Take one of them, or auto."))
+    # Turns are read the same whatever their keys are called.
+    alike = _TURN_FORMATS if wanted in _TURN_FORMATS else (wanted,)
+    return sorted((one for one in FORMATS if one.name in alike), key=lambda one: one.name != wanted)
 
 
-def _read_question(row: dict[str, Any]) -> Conversation:
-    return Conversation(
-        [
-            {"role": "user", "content": _filled(row.get("question"), "question")},
-            {"role": "assistant", "content": _filled(row.get("answer"), "answer")},
-        ]
-    )
+def _is_meant(candidate: Format, rows: Sequence[Row]) -> bool:
+    """Whether columns alone decide: a `label` is a classifier's class too."""
+    return candidate.name != "labelled" or any(isinstance(row.get("label"), bool) for row in rows)
+
+
+def _settled(candidate: Format, wanted: str, rows: Sequence[Row], renames: Mapping[str, str]) -> Format:
+    """The candidate with what only the rows themselves say."""
+    name = candidate.name
+    if name in _TURN_FORMATS:
+        sharegpt = any(turn.get("from") is not None for turn in _turns(rows, candidate.columns[0]))
+        name = wanted if wanted != "auto" else "conversations" if sharegpt else "messages"
+    lists = name == "prompt-completion" and any(_has_turns(row) for row in rows)
+    read = partial(_read_renamed, candidate, renames) if renames else candidate.read
+    return replace(candidate, name=name, read=read, is_chat=candidate.is_chat or lists)
+
+
+def _turns(rows: Sequence[Row], column: str) -> Iterator[dict[str, Any]]:
+    lists = (row.get(column) for row in rows)
+    return (turn for turns in lists if isinstance(turns, list) for turn in turns if isinstance(turn, dict))
+
+
+def _unknown(wanted: str, present: set[str]) -> DataError:
+    # Columns of labelled rows are those of other formats and one more.
+    formats = _candidates(wanted) if wanted != "auto" else [one for one in FORMATS if one.name != "labelled"]
+    known = list(dict.fromkeys(column for one in formats for column in one.columns))
+    strange = sorted(present.difference(_known()))
+    typos = [f"'{column}' looks like '{match}'" for column in strange if (match := nearest(column, known))]
+    expected = "; ".join(dict.fromkeys("+".join(one.columns) for one in formats))
+    found = ", ".join(sorted(present)) or "none"
+    remedy = f"{'; '.join(typos)}: rename it." if typos else "Rename your columns, or set data.columns to theirs=ours."
+    if wanted == "auto":
+        return DataError("data columns", found, f"One of these sets is needed: {expected}.", remedy)
+    return DataError("data.format", f"'{wanted}', but the columns are {found}", f"It needs {expected}.", remedy)
+
+
+def _known() -> dict[str, None]:
+    """All columns that some format reads, in their order."""
+    return dict.fromkeys([*(column for one in FORMATS for column in one.columns), *_OPTIONAL])
+
+
+def _renames(columns: Sequence[str], rows: Sequence[Row]) -> dict[str, str]:
+    """Our name -> theirs."""
+    present = dict.fromkeys(key for row in rows for key in row)
+    known = _known()
+    made: dict[str, str] = {}
+    for item in columns:
+        theirs, _, ours = (part.strip() for part in item.rpartition("="))
+        if not theirs or not ours:
+            rule = "A column with another name is written theirs=ours."
+            raise ConfigError("data.columns", f"'{item}'", rule, "For example query=question.")
+        if ours not in known:
+            rule = f"'{ours}' is no column that a format reads."
+            raise ConfigError("data.columns", f"'{item}'", rule, did_you_mean(ours, known, _one_of(known)))
+        if ours in made:
+            rule = f"'{ours}' is already '{made[ours]}'."
+            raise ConfigError("data.columns", f"'{item}'", rule, "Take one of the two out.")
+        if theirs not in present:
+            rule = f"No row has a column '{theirs}'."
+            raise DataError("data.columns", f"'{item}'", rule, did_you_mean(theirs, present, _one_of(present)))
+        made[ours] = theirs
+    return made
+
+
+def _one_of(names: Iterable[str]) -> str:
+    return f"Take one of {', '.join(names) or 'none'}."
+
+
+def _renamed(row: Row, renames: Mapping[str, str]) -> Row:
+    if not renames:
+        return row
+    others = {key: value for key, value in row.items() if key not in renames and key not in renames.values()}
+    return others | {ours: row[theirs] for ours, theirs in renames.items() if theirs in row}
+
+
+def _broken(row: Row) -> str | None:
+    """Why a row could not even be taken from its source."""
+    return getattr(row, "reason", None)
+
+
+def _read(columns: tuple[str, ...], reader: Callable[[Row], Content], row: Row) -> Content:
+    if (reason := _broken(row)) is not None:
+        raise RowProblem(reason)
+    for column in columns:
+        if column not in row:
+            raise _absent(column, row, columns)
+    return reader(row)
+
+
+def _read_renamed(kind: Format, renames: Mapping[str, str], row: Row) -> Content:
+    if _broken(row) is not None:
+        return kind.read(row)
+    for ours, theirs in renames.items():
+        if ours in kind.columns and theirs not in row:
+            raise _absent(theirs, row, kind.columns)
+    return kind.read(_renamed(row, renames))
+
+
+def _absent(column: str, row: Row, needed: Sequence[str]) -> RowProblem:
+    match = nearest(column, [key for key, value in row.items() if value is not None and key not in needed])
+    return RowProblem(f"no '{column}'" + (f" ('{match}' looks like it)" if match else ""))
+
+
+def _finished(row: Row, talk: Conversation) -> Conversation:
+    require_assistant(talk)
+    talk = _with_system(row, talk)
+    return Conversation(talk.messages, read_tools(row.get("tools")), talk.learn)
+
+
+def _with_system(row: Row, talk: Conversation) -> Conversation:
+    if not row.get("system"):
+        return talk
+    text = read_text(row["system"], "system")
+    if talk.messages[0] == {"role": "system", "content": text}:
+        return talk
+    if talk.messages[0]["role"] == "system":
+        raise RowProblem("a system turn, and another text in 'system'")
+    return talk.after_system(text)
+
+
+def _said(row: Row, column: str, role: str) -> Conversation:
+    """A column that is one side's text, or its turns."""
+    value = row.get(column)
+    if isinstance(value, (list, dict)):
+        return read_turns([value] if isinstance(value, dict) else value)
+    return Conversation([{"role": role, "content": read_filled(value, column)}])
+
+
+def _read_turns(column: str, row: Row) -> Conversation:
+    return _finished(row, read_turns(row.get(column)))
+
+
+def _read_exchange(question: str, answer: str, row: Row) -> Conversation:
+    asked, answered = _said(row, question, "user"), _said(row, answer, "assistant")
+    flags = asked.flags
+    if not (isinstance(row[question], str) and isinstance(row[answer], str)):
+        # Turns that are set apart as the prompt are read, also those of an assistant.
+        flags = tuple(False if flag is None else flag for flag in flags)
+    return _finished(row, with_flags(asked.messages + answered.messages, flags + answered.flags))
+
+
+def _read_alpaca(answer: str, row: Row) -> Conversation:
+    messages = [
+        *_history(row.get("history")),
+        {"role": "user", "content": _instruction(row)},
+        {"role": "assistant", "content": read_filled(row.get(answer), answer)},
+    ]
+    return _finished(row, Conversation(messages))
+
+
+def _instruction(row: Row) -> str:
+    instruction = read_filled(row.get("instruction"), "instruction")
+    return f"{instruction}\n\n{read_text(row['input'], 'input')}" if row.get("input") else instruction
+
+
+def _history(pairs: Any) -> Iterator[Message]:
+    if not isinstance(pairs, (list, type(None))):
+        raise RowProblem("'history' is no list of pairs")
+    for pair in pairs or []:
+        if not isinstance(pair, (list, tuple)) or len(pair) != 2:
+            raise RowProblem("'history' is no list of pairs")
+        for role, text in zip(("user", "assistant"), pair, strict=True):
+            yield {"role": role, "content": read_filled(text, "history")}
+
+
+def _read_completion(row: Row) -> Content:
+    if _has_turns(row):
+        return _read_exchange("prompt", "completion", row)
+    return PlainText(read_text(row.get("prompt"), "prompt"), read_filled(row.get("completion"), "completion"))
+
+
+def _has_turns(row: Row) -> bool:
+    return any(isinstance(row.get(column), (list, dict)) for column in ("prompt", "completion"))
+
+
+def _read_plain(row: Row) -> PlainText:
+    return PlainText("", read_filled(row.get("text"), "text"))
+
+
+def _read_labelled(reader: Callable[[Row], Conversation], row: Row) -> Conversation:
+    label = row.get("label")
+    if label is None:
+        raise RowProblem("None in 'label'")
+    if not isinstance(label, bool):
+        raise RowProblem("'label' is neither true nor false")
+    if not label:
+        raise RowProblem("labelled false: an answer not to learn")
+    return reader(row)
+
+
+def _read_preference(row: Row) -> Preference:
+    chosen, rejected = (_said(row, column, "assistant").messages for column in ("chosen", "rejected"))
+    if chosen[0]["role"] == rejected[0]["role"] == "assistant":
+        asked = _question(row)
+    else:  # whole conversations, which a `prompt` beside them only repeats
+        if chosen == rejected:
+            raise RowProblem("'chosen' and 'rejected' are the same, so the answer in them cannot be told")
+        pairs = zip(chosen, rejected, strict=False)
+        shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+        asked, chosen, rejected = Conversation(chosen[:shared]), chosen[shared:], rejected[shared:]
+    if any(turns[:1] == [] or turns[0]["role"] != "assistant" for turns in (chosen, rejected)):
+        raise RowProblem("'chosen' and 'rejected' do not answer the same question")
+    return Preference(_with_system(row, asked).messages, chosen, rejected, read_tools(row.get("tools")))
+
+
+def _question(row: Row) -> Conversation:
+    column = next((name for name in _QUESTIONS if row.get(name) is not None), None)
+    if column is None:
+        raise RowProblem(f"no question: none of {', '.join(repr(name) for name in _QUESTIONS)}")
+    if column == "instruction":
+        return Conversation([{"role": "user", "content": _instruction(row)}])
+    return _said(row, column, "user")
+
+
+def _format(name: str, columns: str, reader: Callable[[Row], Content], note: str = "", is_chat: bool = True) -> Format:
+    needed = tuple(columns.split())
+    return Format(name, needed, partial(_read, needed, reader), note, is_chat)
+
+
+def _turn_format(name: str, column: str) -> Format:
+    return _format(name, column, partial(_read_turns, column))
+
+
+def _exchange_format(columns: str) -> Format:
+    return _format("question-answer", columns, partial(_read_exchange, *columns.split()))
+
+
+def _labelled_format(columns: str, reader: Callable[[Row], Conversation]) -> Format:
+    return _format("labelled", f"{columns} label", partial(_read_labelled, reader), _LABELLED)
 
 
 FORMATS = (
-    Format("messages", ("messages",), lambda row: read_messages(row.get("messages"))),
-    Format("conversations", ("conversations",), lambda row: read_messages(row.get("conversations"))),
-    Format("alpaca", ("instruction", "output"), _read_alpaca),
-    Format("question-answer", ("question", "answer"), _read_question),
-    Format(
-        "prompt-completion",
-        ("prompt", "completion"),
-        lambda row: PlainText(_text(row.get("prompt"), "prompt"), _filled(row.get("completion"), "completion")),
-    ),
-    Format("text", ("text",), lambda row: PlainText("", _filled(row.get("text"), "text"))),
+    _format("preference", "chosen rejected", _read_preference, _CHOSEN),
+    _labelled_format("messages", partial(_read_turns, "messages")),
+    _labelled_format("conversations", partial(_read_turns, "conversations")),
+    _labelled_format("prompt completion", partial(_read_exchange, "prompt", "completion")),
+    _turn_format("messages", "messages"),
+    _turn_format("conversations", "conversations"),
+    _turn_format("messages", "conversation"),
+    _format("alpaca", "instruction output", partial(_read_alpaca, "output")),
+    _format("alpaca", "instruction response", partial(_read_alpaca, "response")),
+    _exchange_format("question answer"),
+    _exchange_format("query response"),
+    _exchange_format("prompt response"),
+    _format("prompt-completion", "prompt completion", _read_completion, is_chat=False),
+    _format("text", "text", _read_plain, is_chat=False),
 )
