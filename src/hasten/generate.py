@@ -52,7 +52,7 @@ def answer(
         The whole answer, without special tokens.
 
     Raises:
-        RowProblem: the template refuses the messages, or the text spells a control token.
+        RowProblem: the template refuses the messages.
     """
     import torch
 

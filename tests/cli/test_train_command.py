@@ -65,8 +65,16 @@ def test_a_conversation_reads_lines_and_ends(tiny_model_folder, capsys, monkeypa
     assert text.count("> ") == 5
 
 
-def test_control_text_is_refused_with_the_remedy(tiny_model_folder, capsys):
+def test_a_message_that_the_template_refuses_has_a_remedy(tiny_model_folder, capsys):
+    template = tiny_model_folder / "chat_template.jinja"
+    template.write_text("{{ raise_exception('not that') }}", encoding="utf-8")
     with pytest.raises(SystemExit) as left:
-        cli.main(["chat", str(tiny_model_folder), "--message", "a<|im_end|>b", "--json"])
+        cli.main(["chat", str(tiny_model_folder), "--message", "a", "--json"])
     assert left.value.code == 3
-    assert "Write it differently" in json.loads(capsys.readouterr().out)["remedy"]
+    told = json.loads(capsys.readouterr().out)
+    assert "not that" in told["value"] and "Write it differently" in told["remedy"]
+
+
+def test_control_text_in_a_message_stays_text(tiny_model_folder, capsys):
+    text = run(capsys, "chat", str(tiny_model_folder), "--message", "a<|im_end|>b", "--max-tokens", "2", "--json").out
+    assert json.loads(text)["ok"]

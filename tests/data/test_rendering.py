@@ -46,7 +46,8 @@ def test_the_date_stands_still():
 
 
 def test_many_at_once_and_the_ones_that_are_refused():
-    picky = "{% for m in messages %}{% if m.content == 'no' %}{{ raise_exception('not that') }}{% endif %}{{ m.content }}{% endfor %}"
+    refused = "{% if m.content == 'no' %}{{ raise_exception('not that') }}{% endif %}"
+    picky = f"{{% for m in messages %}}{refused}{{{{ m.content }}}}{{% endfor %}}"
     talks = [Conversation([{"role": "user", "content": text}]) for text in ("a", "no", "b")]
     texts = renderer(picky).render_all(talks)
     assert texts[0] == "a" and texts[2] == "b"

@@ -33,7 +33,8 @@ THINKS = (
 )
 # R1 distilled: asking opens a thought, rendering drops it.
 OPENS = (
-    "{% for m in messages %}{% if m.role == 'assistant' %}{{ '<|im_start|>' + m.content.split('</think>')[-1] + eos_token }}"
+    "{% for m in messages %}{% if m.role == 'assistant' %}"
+    "{{ '<|im_start|>' + m.content.split('</think>')[-1] + eos_token }}"
     "{% else %}{{ m.role + ':' + m.content }}{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|><think>\n' }}{% endif %}"
 )
@@ -42,7 +43,8 @@ FOLDS = (
     "{% if messages[0].role == 'system' %}{% set first = messages[0].content + '\n\n' %}{% set rest = messages[1:] %}"
     "{% else %}{% set first = '' %}{% set rest = messages %}{% endif %}{% for m in rest %}"
     "{{ '<|im_start|>' + ('model' if m.role == 'assistant' else m.role) + '\n' + (first if loop.first else '') }}"
-    "{{ m.content | trim }}{{ '<|im_end|>\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>model\n' }}{% endif %}"
+    "{{ m.content | trim }}{{ '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>model\n' }}{% endif %}"
 )
 # Mistral v0.3: the system text stands before the last question, so its place moves while a conversation grows.
 MOVES = (
@@ -176,7 +178,8 @@ def test_spans_of_templates_like_chatml_hold_exactly_the_answers(turns, system, 
     before, after = header.split("{r}")
     content = "m.content | trim" if trim else "m.content"
     template = (
-        f"{{% for m in messages %}}{{{{ {before!r} + m.role + {after!r} }}}}{{{{ {content} }}}}{{{{ {end!r} }}}}{{% endfor %}}"
+        f"{{% for m in messages %}}{{{{ {before!r} + m.role + {after!r} }}}}"
+        f"{{{{ {content} }}}}{{{{ {end!r} }}}}{{% endfor %}}"
         f"{{% if add_generation_prompt %}}{{{{ {before + 'assistant' + after!r} }}}}{{% endif %}}"
     )
     messages = [say("system", system)] if system else []

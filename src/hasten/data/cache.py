@@ -73,9 +73,7 @@ def load(cache: Path, key: str) -> tuple[Documents, DataReport] | None:
         return None
 
 
-def store(
-    cache: Path, key: str, make: Callable[[Path], tuple[Documents, DataReport]]
-) -> tuple[Documents, DataReport]:
+def store(cache: Path, key: str, make: Callable[[Path], tuple[Documents, DataReport]]) -> tuple[Documents, DataReport]:
     """Make prepared rows in the cache; nothing is left there when that fails.
 
     Args:

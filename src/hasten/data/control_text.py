@@ -102,8 +102,8 @@ class ControlText:
             index = bisect_right(old, character) - 1
             return new[index] + character - old[index]
 
-        encoding = self._copied().encode("".join(pieces), add_special_tokens=False)
-        ids = [self._ids.get(number, number) for number in encoding.ids]
+        encoding: Any = self._copied().encode("".join(pieces), add_special_tokens=False)
+        ids: list[int] = [self._ids.get(number, number) for number in encoding.ids]
         return ids, encoding.offsets, [(moved(start), moved(stop)) for start, stop in spans]
 
     def _copied(self) -> Any:
@@ -126,7 +126,7 @@ class ControlText:
     def _copied_backend(self) -> Any:
         from tokenizers import Tokenizer
 
-        copy = Tokenizer.from_str(self._backend.to_str())
+        copy: Any = Tokenizer.from_str(self._backend.to_str())
         copy.no_truncation()
         copy.no_padding()
         return copy

@@ -10,18 +10,21 @@ two tokens at its borders:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
-from hasten.data.documents import Flags, Ids
 from hasten.data.conversation import Conversation, PlainText, RowProblem
+from hasten.data.documents import Flags, Ids
 from hasten.data.spans import Layout, Span
 from hasten.data.templates import ChatEncoder, Rendered, refuse_surrogates
 
 Content = Conversation | PlainText
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,7 @@ class Encoded:
 
 
 @dataclass(frozen=True)
-class _Text:
+class Text:
     """Text to tokenize, the learnt characters in it, and what is already known of the row."""
 
     text: str
@@ -82,11 +85,36 @@ class RowEncoder:
 
     def encode(self, contents: Sequence[Content]) -> list[Encoded | RowProblem]:
         """Encode many rows; a row that cannot be used has its problem in its place."""
-        texts = self._texts(contents)
-        plain = [item for item in texts if isinstance(item, _Text) and not item.hidden]
-        encodings = iter(
-            self.encoder.control.plain.encode_batch([item.text for item in plain], add_special_tokens=False)
-        )
+        texts = self.texts(contents)
+        return self.flagged(texts, self.tokenized(texts))
+
+    def encode_all(
+        self, batches: Iterable[tuple[T, Sequence[Content]]]
+    ) -> Iterator[tuple[T, list[Encoded | RowProblem]]]:
+        """Encode batch after batch; while the tokenizer works on one, the next is rendered.
+
+        Args:
+            batches: rows, each batch with something of the caller's that comes back with it.
+        """
+        waiting: deque[tuple[T, list[Text | RowProblem], Future[list[Any]]]] = deque()
+        with ThreadPoolExecutor(1) as worker:
+            for label, contents in batches:
+                texts = self.texts(contents)
+                waiting.append((label, texts, worker.submit(self.tokenized, texts)))
+                if len(waiting) > 1:
+                    done, rendered, encodings = waiting.popleft()
+                    yield done, self.flagged(rendered, encodings.result())
+            for done, rendered, encodings in waiting:
+                yield done, self.flagged(rendered, encodings.result())
+
+    def tokenized(self, texts: Sequence[Text | RowProblem]) -> list[Any]:
+        """The tokenizer's encodings of those texts in which nothing is hidden."""
+        plain = [item.text for item in texts if isinstance(item, Text) and not item.hidden]
+        return self.encoder.control.plain.encode_batch(plain, add_special_tokens=False)
+
+    def flagged(self, texts: Sequence[Text | RowProblem], encodings: Sequence[Any]) -> list[Encoded | RowProblem]:
+        """Tokens with flags, in the order of the texts."""
+        remaining = iter(encodings)
         made: list[Encoded | RowProblem] = []
         for item in texts:
             if isinstance(item, RowProblem):
@@ -95,15 +123,16 @@ class RowEncoder:
                 ids, offsets, spans = self.encoder.control.encode(item.text, item.spans)
                 made.append(self._by_offsets(ids, offsets, spans, item.facts))
             else:
-                made.append(self._by_borders(next(encodings), item))
+                made.append(self._by_borders(next(remaining), item))
         return made
 
     # -- contents to text ----------------------------------------------------------------------------------------------
 
-    def _texts(self, contents: Sequence[Content]) -> list[_Text | RowProblem]:
+    def texts(self, contents: Sequence[Content]) -> list[Text | RowProblem]:
+        """Rows as text with spans, or their problem."""
         spelled = [self._spells(content) for content in contents]
         rendered = self._rendered_at_once(contents, spelled)
-        texts: list[_Text | RowProblem] = []
+        texts: list[Text | RowProblem] = []
         for index, content in enumerate(contents):
             try:
                 if isinstance(content, PlainText):
@@ -138,7 +167,7 @@ class RowEncoder:
         texts = renderer.render_all(list(chats.values()))
         return {index: text for index, text in zip(chats, texts, strict=True) if isinstance(text, str)}
 
-    def _chat(self, content: Conversation, spelled: bool, text: str | None) -> _Text:
+    def _chat(self, content: Conversation, spelled: bool, text: str | None) -> Text:
         conversation, calls, tools = self.encoder.renderer.supported(content)
         rendered = self.encoder.conversation(conversation, text=text, hide=spelled and self.encoder.protects)
         layout = rendered.layout
@@ -149,7 +178,7 @@ class RowEncoder:
             "spelled": spelled,
             "missing": _missing(conversation, layout),
         }
-        return _Text(layout.text, self._spans(conversation, rendered), rendered.hidden, facts)
+        return Text(layout.text, self._spans(conversation, rendered), rendered.hidden, facts)
 
     def _spans(self, conversation: Conversation, rendered: Rendered) -> list[Span]:
         """The learnt characters of a conversation."""
@@ -170,7 +199,7 @@ class RowEncoder:
             if flags[turn.message] or (flags[turn.message] is None and turn.message in usual)
         ]
 
-    def _plain(self, content: PlainText, spelled: bool) -> _Text:
+    def _plain(self, content: PlainText, spelled: bool) -> Text:
         prompt, completion = content.prompt, content.completion
         control, end = self.encoder.control, self.encoder.tokenizer.eos_token or ""
         ended = bool(end) and not completion.endswith(end)
@@ -182,9 +211,9 @@ class RowEncoder:
                 raise RowProblem("a control token is spelled across the border of prompt and completion")
         text = prompt + body + end
         spans = [(0 if self._loss_on == "all" else len(prompt), len(text))]
-        return _Text(text, spans, hidden, {"ended": ended, "spelled": spelled})
+        return Text(text, spans, hidden, {"ended": ended, "spelled": spelled})
 
-    def _clipped(self, item: _Text) -> _Text:
+    def _clipped(self, item: Text) -> Text:
         limit = self._most_characters
         if limit is None or len(item.text) <= limit:
             return item
@@ -193,7 +222,7 @@ class RowEncoder:
 
     # -- text to tokens ------------------------------------------------------------------------------------------------
 
-    def _by_borders(self, encoding: Any, item: _Text) -> Encoded:
+    def _by_borders(self, encoding: Any, item: Text) -> Encoded:
         """Flags from the tokens at the borders of spans; all offsets are looked at only where those are unknown."""
         ids = np.array(encoding.ids, np.int32)
         learnt = np.zeros(len(ids), np.bool_)

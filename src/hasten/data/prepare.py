@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 
 from hasten.data import cache as prepared_cache
+from hasten.data.conversation import Conversation, Preference, RowProblem
 from hasten.data.documents import Documents, DocumentsWriter
 from hasten.data.encoding import Content, Encoded, RowEncoder
-from hasten.data.conversation import Conversation, Preference, RowProblem
 from hasten.data.formats import Format, detect
 from hasten.data.report import DataReport, Found
 from hasten.data.rows import ListRows, Row, RowSource, Selection
@@ -69,7 +69,7 @@ def split(rows: RowSource | Sequence[Row], settings: DataSettings) -> tuple[RowS
 
 def as_source(rows: RowSource | Sequence[Row]) -> RowSource:
     """Rows as a `RowSource`."""
-    return rows if isinstance(rows, RowSource) else ListRows(rows)
+    return rows if isinstance(rows, RowSource) else ListRows(list(rows))
 
 
 def prepare(
@@ -143,8 +143,8 @@ class _Preparation:
     def run(self, folder: Path | None) -> tuple[Documents, DataReport]:
         """All documents and the finished report; the arrays are written to `folder`."""
         writer = DocumentsWriter(folder)
-        for numbers, contents in self._batches():
-            for number, encoded in zip(numbers, self.rows.encode(contents), strict=True):
+        for numbers, rows in self.rows.encode_all(self._batches()):
+            for number, encoded in zip(numbers, rows, strict=True):
                 if isinstance(encoded, RowProblem):
                     self._skip(str(encoded), number)
                 else:
@@ -279,5 +279,3 @@ def _day(settings: DataSettings) -> datetime.date:
         return datetime.date.fromisoformat(settings.date)
     except ValueError as cause:
         raise ConfigError("data.date", repr(settings.date), "It is a day, YYYY-MM-DD.", "Write 2026-01-31.") from cause
-
-

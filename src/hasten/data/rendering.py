@@ -109,7 +109,7 @@ class Renderer:
         from transformers.utils.chat_template_utils import render_jinja_template
 
         try:
-            texts, spans = render_jinja_template(
+            made: Any = render_jinja_template(
                 conversations=[list(messages) for messages in conversations],  # type: ignore[arg-type]
                 tools=tools,
                 chat_template=self.template(tools),
@@ -122,7 +122,7 @@ class Renderer:
             roles = [message["role"] for message in conversations[0]]
             named = " ".join(roles[:8]) + (" ..." if len(roles) > 8 else "")
             raise RowProblem(f"the chat template refuses the turns '{named}' ({cause})") from cause
-        return texts, spans
+        return made
 
     def _call_form(self) -> type | None:
         """How the template takes a call's arguments: as a mapping, as text, or not at all."""
