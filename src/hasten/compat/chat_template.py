@@ -12,8 +12,9 @@ from typing import Any
 
 from jinja2 import TemplateError
 
-from hasten.compat.named_templates import EOS, named_template
 from hasten.compat.notes import say_once
+from hasten.compat.quoting import quoted
+from hasten.data.named_templates import EOS, named_template, with_known_end
 from hasten.errors import ConfigError, did_you_mean
 
 MAPPING = {"role": "role", "content": "content", "user": "user", "assistant": "assistant"}
@@ -33,7 +34,7 @@ def get_chat_template(
 
     Args:
         tokenizer: changed in place.
-        chat_template: a name (see `hasten.compat.named_templates`), a Jinja text, or a pair of Jinja text and the
+        chat_template: a name (see `hasten.data.named_templates`), a Jinja text, or a pair of Jinja text and the
             token that ends a turn.
         mapping: how the rows call the keys and roles: ``{"role": "from", "content": "value", "user": "human",
             "assistant": "gpt"}`` for ShareGPT rows.
@@ -101,7 +102,7 @@ def _end_of_turn(tokenizer: Any, text: str, stop: str, map_eos_token: bool) -> s
         say_once(f"{stop} is no token of this model and is spelled in pieces (map_eos_token=False)")
         return text
     say_once(f"{stop} is no token of this model; turns end in its own {tokenizer.eos_token}")
-    return text.replace(stop, tokenizer.eos_token)
+    return with_known_end(text, stop, tokenizer)
 
 
 def _checked_mapping(mapping: Mapping[str, str]) -> dict[str, str]:
@@ -116,27 +117,22 @@ def _prologue(mapping: dict[str, str], system_message: str | None) -> str:
     """Jinja that renames the rows' keys and roles, and adds the system turn; nothing when there is nothing to do."""
     lines: list[str] = []
     if mapping != {**MAPPING, "system": "system"}:
-        role, content = _literal(mapping["role"]), _literal(mapping["content"])
-        names = ", ".join(f"{_literal(mapping[name])}: {_literal(name)}" for name in ("user", "assistant", "system"))
+        role, content = quoted(mapping["role"]), quoted(mapping["content"])
+        names = ", ".join(f"{quoted(mapping[name])}: {quoted(name)}" for name in ("user", "assistant", "system"))
         lines += [
             "{%- set renamed = namespace(turns=[]) -%}",
             f"{{%- set roles = {{{names}}} -%}}",
             "{%- for turn in messages -%}",
             f"{{%- set role = turn[{role}] if {role} in turn else turn['role'] -%}}",
             f"{{%- set content = turn[{content}] if {content} in turn else turn['content'] -%}}",
-            "{%- set renamed.turns = renamed.turns + [{'role': roles.get(role, role), 'content': content}] -%}",
+            "{%- set renamed.turns = renamed.turns + [dict(turn, role=roles.get(role, role), content=content)] -%}",
             "{%- endfor -%}",
             "{%- set messages = renamed.turns -%}",
         ]
     if system_message is not None:
         lines += [
             "{%- if messages[0]['role'] != 'system' -%}",
-            f"{{%- set messages = [{{'role': 'system', 'content': {_literal(system_message)}}}] + messages -%}}",
+            f"{{%- set messages = [{{'role': 'system', 'content': {quoted(system_message)}}}] + messages -%}}",
             "{%- endif -%}",
         ]
     return "".join(f"{line}\n" for line in lines)
-
-
-def _literal(text: str) -> str:
-    escaped = text.replace("\\", "\\\\").replace("'", "\\'").replace("\n", "\\n").replace("\r", "\\r")
-    return f"'{escaped}'"

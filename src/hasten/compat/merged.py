@@ -16,6 +16,7 @@ import torch
 from hasten.compat.notes import say_once
 from hasten.compat.origin import Origin
 from hasten.data.formats import RowProblem
+from hasten.data.generation_tag import without_markers
 from hasten.data.templates import ChatEncoder
 from hasten.errors import ConfigError, StorageError
 from hasten.lora.merge import merged_state_dict
@@ -94,8 +95,11 @@ def generation_config(base: Any, tokenizer: Any) -> Any:
 
 
 def clean_tokenizer(tokenizer: Any) -> Any:
-    """A copy without truncation and padding, which a call would otherwise leave in the saved file."""
+    """A copy as it is saved: without the truncation and padding that a call leaves on it, and without the markers in
+    its chat template that programs which serve models do not know."""
     made = copy.deepcopy(tokenizer)
+    if isinstance(made.chat_template, str):
+        made.chat_template = without_markers(made.chat_template)
     backend = getattr(made, "backend_tokenizer", None)
     if backend is not None:
         backend.no_truncation()
