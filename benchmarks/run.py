@@ -38,7 +38,7 @@ def main() -> None:
     sys.path.insert(0, str(HERE))
     given = dict(option.split("=") for option in options)
     revision = given.pop("commit", None) or commit()  # named where the code runs without its repository
-    arguments = {key: int(value) for key, value in given.items()}
+    arguments = {key: int(value) if value.isdigit() else value for key, value in given.items()}
     figures = importlib.import_module(f"cases.{name}").run(**arguments)
     hardware = probe()
     today = datetime.datetime.now(datetime.UTC).date().isoformat()

@@ -22,7 +22,6 @@ import torch
 
 from hasten.cli.demo import settings
 from hasten.cli.quiet import quiet
-from hasten.data.packing import IGNORED
 from hasten.report.console import make_console
 from hasten.training.config import combine
 from hasten.training.job import Job, make_trainer, prepare_job
@@ -36,16 +35,17 @@ class Plain:
     """Plain transformers + PEFT."""
 
     def __init__(self, job: Job) -> None:
+        self.documents = job.training.documents
         self.model = job.model.train()
         self.optimizer = torch.optim.AdamW(trained(self.model), lr=LEARNING_RATE, weight_decay=0.0)
 
-    def step(self, rows: list[dict[str, list[int]]]) -> float:
-        tokens = sum(label != IGNORED for row in rows for label in row["labels"][1:])
+    def step(self, rows: list[int]) -> float:
+        tokens = int(self.documents.supervised[rows].sum())
         total = 0.0
-        for row in rows:
+        for document in (self.documents[row] for row in rows):
             loss = self.model(
-                input_ids=torch.tensor([row["input_ids"]]),
-                labels=torch.tensor([row["labels"]]),
+                input_ids=torch.from_numpy(document["input_ids"]).long()[None],
+                labels=torch.from_numpy(document["labels"]).long()[None],
                 num_items_in_batch=tokens,
                 use_cache=False,
             ).loss
@@ -63,9 +63,9 @@ class Hasten:
         self.trainer = make_trainer(job, folder)
         self.optimizer = torch.optim.AdamW(trained(self.model), lr=LEARNING_RATE, weight_decay=0.0)
 
-    def step(self, rows: list[dict[str, list[int]]]) -> float:
-        batch = self.trainer.data_collator(rows)
-        loss = self.trainer.training_step(self.model, batch, batch["counts"][0]).item()
+    def step(self, rows: list[int]) -> float:
+        inputs = self.trainer.step_inputs([[row] for row in rows])
+        loss = self.trainer.training_step(self.model, inputs).item()
         update(self.model, self.optimizer)
         return loss
 
@@ -91,8 +91,9 @@ def run(steps: int = 60, block: int = 5) -> dict[str, object]:
         jobs = [prepare_job(config, console) for _ in range(2)]
         arms = {"plain": Plain(jobs[0]), "hasten": Hasten(jobs[1], Path(folder))}
         size = config.training.batch_size
-        rows = jobs[0].training.examples
-        batches = [rows[start : start + size] for start in range(0, steps * size, size)]
+        documents = jobs[0].training.documents
+        order = torch.randperm(len(documents), generator=torch.Generator().manual_seed(0)).tolist()
+        batches = [order[start : start + size] for start in range(0, steps * size, size)]
         losses: dict[str, list[float]] = {name: [] for name in arms}
         seconds: dict[str, list[float]] = {name: [] for name in arms}
         for start in range(0, steps, block):
@@ -101,7 +102,7 @@ def run(steps: int = 60, block: int = 5) -> dict[str, object]:
                     began = time.perf_counter()
                     losses[name].append(arm.step(batch))
                     seconds[name].append(time.perf_counter() - began)
-    real = [sum(len(row["input_ids"]) for row in batch) for batch in batches]
+    real = [int(documents.lengths[batch].sum()) for batch in batches]
     worst = max(abs(a - b) / a for a, b in zip(losses["plain"], losses["hasten"], strict=True))
     if worst > LOSS_TOLERANCE:
         raise SystemExit(f"losses disagree by {worst:.2e}: nothing is published")

@@ -29,8 +29,9 @@ def test_it_is_the_sum_of_minus_log_p():
     expected = -(logits[0, 0].log_softmax(-1)[3] + logits[0, 2].log_softmax(-1)[1])
     # Float32 inside: 5 terms of size 1 in the log-sum-exp of 2 tokens, 10 * 2^-24.
     assert float(token_loss_sum(logits, labels)) == pytest.approx(float(expected), abs=6e-7)
-    kept = logits[:, predicting_positions(labels)]
-    assert torch.equal(token_loss_sum(kept, labels), token_loss_sum(logits, labels))
+    kept = predicting_positions(labels)
+    assert torch.equal(token_loss_sum(logits[:, kept], labels), token_loss_sum(logits, labels))
+    assert torch.equal(token_loss_sum(logits[:, kept], labels[0, kept + 1]), token_loss_sum(logits, labels))
 
 
 def test_half_precision_logits_are_summed_in_float32():
@@ -50,6 +51,8 @@ def test_nothing_to_learn_adds_nothing(layout):
 
 
 def test_an_empty_step_is_zero_not_nan():
+    nothing = SimpleNamespace(logits=torch.randn(1, 0, 7))
+    assert float(SftLoss()(nothing, torch.empty(0, dtype=torch.int64), 0)) == 0.0
     outputs = SimpleNamespace(logits=torch.randn(1, 6, 7))
     assert float(SftLoss()(outputs, torch.full((1, 6), IGNORED), 0)) == 0.0
     assert float(SftLoss()(outputs, torch.full((1, 6), IGNORED), torch.tensor(0))) == 0.0

@@ -22,7 +22,7 @@ def tiny_values(tiny_model_folder, rows_file, tmp_path):
     """A configuration of plain values that trains the tiny model in a second."""
     return {
         "model": {"name": str(tiny_model_folder)},
-        "data": {"source": str(rows_file), "heldout": 2, "max_length": 64},
+        "data": {"source": str(rows_file), "heldout": 2, "max_length": 64, "cache": False},
         "lora": {"r": 4, "alpha": 8},
         "training": {
             "steps": 4,

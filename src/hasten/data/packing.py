@@ -1,4 +1,4 @@
-"""Collators: rows of a micro-batch become the model's inputs, packed end to end or padded.
+"""Collators: documents of a micro-batch become the model's inputs, packed end to end or padded.
 
 Packed (documents a, b with prompts in lower case and answers in upper case):
 
@@ -7,6 +7,10 @@ Packed (documents a, b with prompts in lower case and answers in upper case):
     position_ids   0  1  2  3  | 0  1  2
     cu_seq_lens    0             4         7
     logits_to_keep    1  2       4  5          positions whose *next* token is learnt: only they reach the head
+
+A document is a mapping of token ids and labels, as lists or as integer arrays (views into a file, say); both are laid
+out by numpy in one go. A micro-batch without documents becomes a row of one token that teaches nothing: ranks that run
+out of documents run it, so that all of them make the same calls.
 """
 
 from __future__ import annotations
@@ -14,16 +18,25 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, TypedDict
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 IGNORED = -100
+
+Tokens = Sequence[int] | npt.NDArray[np.integer[Any]]
+"""Token ids or labels of one document."""
 
 
 class Example(TypedDict):
     """One document."""
 
-    input_ids: list[int]
-    labels: list[int]
+    input_ids: Tokens
+    labels: Tokens
+
+
+_NOTHING: Example = {"input_ids": [0], "labels": [IGNORED]}
+"""What stands in an empty micro-batch; id 0 is in every vocabulary."""
 
 
 def predicting_positions(labels: torch.Tensor) -> torch.Tensor:
@@ -38,38 +51,94 @@ def predicting_positions(labels: torch.Tensor) -> torch.Tensor:
     return (labels[0, 1:] != IGNORED).nonzero().squeeze(1)
 
 
-def count_supervised(labels: Sequence[int]) -> int:
+def count_supervised(labels: Tokens) -> int:
     """How many tokens of a document are learnt (the first cannot be: nothing predicts it)."""
-    return sum(label != IGNORED for label in labels[1:])
+    return int(np.count_nonzero(np.asarray(labels)[1:] != IGNORED))
+
+
+def lengths_of(documents: Sequence[Example]) -> npt.NDArray[np.int64]:
+    """Tokens of each document, int64 ``[documents]``: their own `lengths` where they have them, else counted."""
+    known = getattr(documents, "lengths", None)
+    if known is None:
+        known = [len(document["input_ids"]) for document in documents]
+    return np.asarray(known, dtype=np.int64)
+
+
+def supervised_of(documents: Sequence[Example]) -> npt.NDArray[np.int64]:
+    """Learnt tokens of each document, int64 ``[documents]``: their own `supervised` where they have it."""
+    known = getattr(documents, "supervised", None)
+    if known is None:
+        known = [count_supervised(document["labels"]) for document in documents]
+    return np.asarray(known, dtype=np.int64)
+
+
+def isolating_mask(position_ids: torch.Tensor, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    """The attention mask that keeps packed documents apart, whatever else a model is told.
+
+    transformers makes such a mask itself only where no mask is passed and no cache is kept. Given this one, which it
+    takes as it is, isolation depends on nothing else. It costs T x T values; `packed_attention` needs none.
+
+    Args:
+        position_ids: int64 ``[B, T]``; a document starts at each 0.
+        dtype: the model's.
+
+    Returns:
+        ``[B, 1, T, T]``, added to the scores: 0 where a position sees another one (of its document, itself or before
+        it), the lowest value of `dtype` elsewhere.
+    """
+    document_BT = (position_ids == 0).cumsum(-1)  # noqa: N806  # shape suffix
+    same = document_BT[:, :, None] == document_BT[:, None, :]
+    seen = same & torch.ones_like(same[0]).tril()
+    mask = torch.zeros(seen.shape, dtype=dtype, device=position_ids.device)
+    return mask.masked_fill(~seen, torch.finfo(dtype).min).unsqueeze(1)
 
 
 class PackedCollator:
-    """Lays the documents of a micro-batch end to end in one row."""
+    """Lays the documents of a micro-batch end to end in one row.
+
+    Args:
+        plain: leave out what hasten's trainer alone reads (``logits_to_keep``, ``counts``). What is left suits any
+            transformers model and stock trainers. Their own attention keeps the documents apart only without a mask
+            and without a cache (``use_cache=False``), or with `isolating_mask`.
+    """
+
+    def __init__(self, *, plain: bool = False) -> None:
+        self.plain = plain
 
     def __call__(self, examples: Sequence[Example]) -> dict[str, Any]:
         """One packed row.
 
         Returns:
             ``input_ids``, ``labels``, ``position_ids`` int64 ``[1, T]``; ``cu_seq_lens_q/k`` int32 ``[documents + 1]``;
-            ``max_length_q/k`` int; ``logits_to_keep`` int64 ``[K]``; ``counts`` (supervised, real) ints.
+            ``max_length_q/k`` int; unless plain, ``logits_to_keep`` int64 ``[K]`` and ``counts`` (supervised, real)
+            ints.
         """
-        ids = [token for example in examples for token in example["input_ids"]]
-        labels = [label for example in examples for label in [IGNORED, *example["labels"][1:]]]
-        lengths = [len(example["input_ids"]) for example in examples]
-        starts = torch.tensor([0, *lengths], dtype=torch.int32).cumsum(0, dtype=torch.int32)
-        labels_1T = torch.tensor([labels])  # noqa: N806  # shape suffix
-        keep = predicting_positions(labels_1T)
-        return {
-            "input_ids": torch.tensor([ids]),
-            "labels": labels_1T,
-            "position_ids": torch.cat([torch.arange(length) for length in lengths]).unsqueeze(0),
-            "cu_seq_lens_q": starts,
-            "cu_seq_lens_k": starts,
-            "max_length_q": max(lengths),
-            "max_length_k": max(lengths),
-            "logits_to_keep": keep,
-            "counts": (len(keep), len(ids)),
+        rows = examples or [_NOTHING]
+        lengths = np.array([len(row["input_ids"]) for row in rows], dtype=np.int64)
+        ends = lengths.cumsum()
+        starts = ends - lengths
+        labels = self.labels_of(rows, starts)
+        boundaries = torch.from_numpy(np.concatenate([[0], ends]).astype(np.int32))
+        longest = int(lengths.max())
+        batch = {
+            "input_ids": torch.from_numpy(_joined([row["input_ids"] for row in rows])).unsqueeze(0),
+            "labels": torch.from_numpy(labels).unsqueeze(0),
+            "position_ids": torch.from_numpy(np.arange(ends[-1]) - np.repeat(starts, lengths)).unsqueeze(0),
+            "cu_seq_lens_q": boundaries,
+            "cu_seq_lens_k": boundaries,
+            "max_length_q": longest,
+            "max_length_k": longest,
         }
+        if not self.plain:
+            batch["logits_to_keep"] = predicting_positions(batch["labels"])
+            batch["counts"] = (len(batch["logits_to_keep"]), int(ends[-1]) if examples else 0)
+        return batch
+
+    def labels_of(self, rows: Sequence[Example], starts: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """The labels of a row, int64 ``[T]``, cut at the seams: nothing predicts a document's first token."""
+        labels = _joined([row["labels"] for row in rows])
+        labels[starts] = IGNORED
+        return labels
 
 
 class PaddedCollator:
@@ -87,17 +156,21 @@ class PaddedCollator:
         Returns:
             ``input_ids``, ``labels``, ``attention_mask`` int64 ``[B, T]``; ``counts`` (supervised, real) ints.
         """
-        longest = max(len(example["input_ids"]) for example in examples)
-
-        def padded(values: Sequence[int], filler: int) -> list[int]:
-            return [*values, *[filler] * (longest - len(values))]
-
+        rows = examples or [_NOTHING]
+        lengths = [len(row["input_ids"]) for row in rows]
+        shape = (len(rows), max(lengths))
+        ids, labels, mask = (np.full(shape, filler, dtype=np.int64) for filler in (self.pad_id, IGNORED, 0))
+        for place, (row, length) in enumerate(zip(rows, lengths, strict=True)):
+            ids[place, :length] = row["input_ids"]
+            labels[place, 1:length] = row["labels"][1:]
+            mask[place, :length] = 1
         return {
-            "input_ids": torch.tensor([padded(example["input_ids"], self.pad_id) for example in examples]),
-            "labels": torch.tensor([padded([IGNORED, *example["labels"][1:]], IGNORED) for example in examples]),
-            "attention_mask": torch.tensor([padded([1] * len(example["input_ids"]), 0) for example in examples]),
-            "counts": (
-                sum(count_supervised(example["labels"]) for example in examples),
-                sum(len(example["input_ids"]) for example in examples),
-            ),
+            "input_ids": torch.from_numpy(ids),
+            "labels": torch.from_numpy(labels),
+            "attention_mask": torch.from_numpy(mask),
+            "counts": (int(np.count_nonzero(labels != IGNORED)), sum(lengths) if examples else 0),
         }
+
+
+def _joined(parts: Sequence[Tokens]) -> npt.NDArray[np.int64]:
+    return np.concatenate(parts, dtype=np.int64)

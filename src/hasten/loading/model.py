@@ -98,9 +98,42 @@ def config_of(name: str, options: LoadOptions) -> Any:
         return AutoConfig.from_pretrained(where, **_common(source, options))
 
 
+def load_tokenizer(name: str, options: LoadOptions) -> Any:
+    """The tokenizer that `load` would give, without reading weights.
+
+    Raises:
+        ModelError: as `load`.
+    """
+    source = find(name, options)
+    return _tokenizer(source, options)[0]
+
+
+def _tokenizer(source: Source, options: LoadOptions) -> tuple[Any, list[str]]:
+    """A tokenizer that can pad, and what was changed for that."""
+    from transformers import AutoTokenizer
+
+    if _is_adapter(source, options):
+        if not _has_tokenizer(source, options):
+            return _tokenizer(*_base_of(source, options))
+        where = source.name  # the one it was trained with: its chat template may be another than the base's
+    else:
+        where = _proven(source, options)
+    with _translated(source), _native(where, source) as place:
+        tokenizer = AutoTokenizer.from_pretrained(place, **_common(source, options))
+    return tokenizer, _give_padding(tokenizer, source)
+
+
+def _has_tokenizer(source: Source, options: LoadOptions) -> bool:
+    try:
+        _file_of(source, "tokenizer_config.json", options)
+    except ModelError:
+        return False
+    return True
+
+
 def _load_base(source: Source, options: LoadOptions) -> Loaded:
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
 
     where = _proven(source, options)
     common = _common(source, options)
@@ -112,11 +145,11 @@ def _load_base(source: Source, options: LoadOptions) -> Loaded:
     if options.load_in_4bit and "quantization_config" not in arguments:
         arguments["quantization_config"] = _nf4(arguments["dtype"])
     with _translated(source), _native(where, source) as place:
-        tokenizer = AutoTokenizer.from_pretrained(place, **common)
         model = AutoModelForCausalLM.from_pretrained(place, **arguments)
     model.name_or_path = where
     _keep_4bit_trainable(model)
-    return Loaded(model, tokenizer, source, source, _give_padding(tokenizer, source))
+    tokenizer, notes = _tokenizer(source, options)
+    return Loaded(model, tokenizer, source, source, notes)
 
 
 @contextmanager
@@ -221,7 +254,8 @@ def _load_adapter(source: Source, options: LoadOptions) -> Loaded:
     # A live model names its base by a path that is here: peft looks there, and else on the hub, whenever it saves.
     model.peft_config["default"].base_model_name_or_path = local_folder(base.base, base_options)
     _require_complete(model, source, stored)
-    return Loaded(model, base.tokenizer, source, base.base, base.notes)
+    tokenizer, notes = _tokenizer(source, options)
+    return Loaded(model, tokenizer, source, base.base, notes)
 
 
 def _base_of(source: Source, options: LoadOptions) -> tuple[Source, LoadOptions]:

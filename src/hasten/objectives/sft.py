@@ -21,13 +21,16 @@ def token_loss_sum(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 
     Args:
         logits: ``[1, K, V]`` at the predicting positions only (packed rows), or ``[B, T, V]`` at all positions.
-        labels: int64 ``[1, T]`` or ``[B, T]``; `IGNORED` where nothing is learnt.
+        labels: int64 ``[K]``, the targets of those positions; or ``[1, T]`` or ``[B, T]``, `IGNORED` where nothing is
+            learnt. On a GPU the first is faster: the others have to be counted there.
     """
-    targets = labels[:, 1:]
-    if logits.shape[:2] == labels.shape:
-        logits = logits[:, :-1]
-    else:
-        targets = targets[targets != IGNORED]
+    targets = labels
+    if labels.ndim == 2:
+        targets = labels[:, 1:]
+        if logits.shape[:2] == labels.shape:
+            logits = logits[:, :-1]
+        else:
+            targets = targets[targets != IGNORED]
     return F.cross_entropy(
         logits.flatten(0, 1).float(), targets.flatten().to(logits.device), ignore_index=IGNORED, reduction="sum"
     )
@@ -38,5 +41,6 @@ class SftLoss:
 
     def __call__(self, outputs: Any, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int) -> torch.Tensor:
         """This micro-batch's share of the step's token mean."""
-        tokens = torch.as_tensor(num_items_in_batch, device=labels.device).clamp(min=1)
+        counted = isinstance(num_items_in_batch, torch.Tensor)
+        tokens = num_items_in_batch.clamp(min=1).to(labels.device) if counted else max(num_items_in_batch, 1)
         return token_loss_sum(outputs.logits, labels) / tokens

@@ -21,14 +21,16 @@ import torch
 from rich.console import Console
 
 from hasten import schema
+from hasten.data.generation_tag import without_markers
+from hasten.data.named_templates import resolve_template
 from hasten.data.packing import Example
-from hasten.data.prepare import Prepared, content_hash, prepare, split
-from hasten.data.sources import read_rows
+from hasten.data.prepare import Prepared, prepare, split
+from hasten.data.sources import open_rows
 from hasten.errors import MissingPackageError, StorageError, TrainingError
 from hasten.families.base import Family, family_of
 from hasten.files import require_writable
 from hasten.hardware.probe import Hardware, peak_bytes, probe
-from hasten.loading.model import Loaded, LoadOptions, config_of, load
+from hasten.loading.model import CACHE, Loaded, LoadOptions, config_of, load, load_tokenizer
 from hasten.loading.source import DEMO
 from hasten.lora.attach import attach, trainable_parameters
 from hasten.lora.checkpointing import enable_checkpointing
@@ -45,6 +47,7 @@ from hasten.training.config import RunConfig
 from hasten.training.determinism import deterministic
 from hasten.training.samples import Sample, answer_all, choose
 from hasten.training.signals import job_signals
+from hasten.training.steps import steps_of, steps_report, training_rows
 from hasten.training.trainer import Arguments, SftTrainer
 
 
@@ -86,17 +89,27 @@ class Job:
     loaded: Loaded
     model: Any
     training: Prepared
-    heldout: list[Example]
+    heldout: Sequence[Example]
     samples: list[Sample]
     data_hash: str
     notes: list[str]
+    rows: list[list[int]] | None = None
+    """The documents of each training row; None: each document is a row."""
 
 
-def train(config: RunConfig, *, console: Console | None = None, command: str = "train", resume: bool = False) -> Result:
+def train(
+    config: RunConfig,
+    *,
+    rows: Any = None,
+    console: Console | None = None,
+    command: str = "train",
+    resume: bool = False,
+) -> Result:
     """Train an adapter.
 
     Args:
         config: model, data, adapter, training; see `RunConfig`.
+        rows: rows in memory (dicts, a `datasets.Dataset`, an iterable) in place of `config.data.source`.
         console: where people's text goes; None is standard output.
         command: what started it, for the run record.
         resume: continue in `config.output` from its newest complete checkpoint.
@@ -110,13 +123,14 @@ def train(config: RunConfig, *, console: Console | None = None, command: str = "
     started = time.perf_counter()
     if config.output and not resume:
         RunFolder.refuse_taken(Path(config.output))
-    job = prepare_job(config, console)
+    job = prepare_job(config, console, rows)
     run = _run_folder(config, resume)
     run_control.take(run)  # a request to an earlier job in this folder is not one to this job
     with StatusWriter(run.status_file) as status, _recorded_failure(run), job_signals(run, console):
         decisions = _decisions(job)
         if not resume:
-            run.write_record(record.make(job.config, job.hardware, decisions, job.data_hash, job.loaded, command))
+            made = record.make(job.config, job.hardware, decisions, job.data_hash, job.loaded, command)
+            run.write_record({**made, "data": job.training.report.as_dict()})
         _print_header(console, run, decisions, job)
         result = _run(job, run, status, console, started, resume)
         run.write_result(result.as_dict())
@@ -124,8 +138,10 @@ def train(config: RunConfig, *, console: Console | None = None, command: str = "
     return result
 
 
-def prepare_job(config: RunConfig, console: Console) -> Job:
-    """Prove every input: settings, model, rows, adapter targets. Writes nothing.
+def prepare_job(config: RunConfig, console: Console, rows: Any = None) -> Job:
+    """Prove every input: settings, rows, model, adapter targets. Writes nothing but the cache of prepared rows.
+
+    Rows come before weights: they are where most mistakes are, and they are there in seconds.
 
     Raises:
         HastenError: the first thing that is wrong (all settings' problems together).
@@ -139,8 +155,8 @@ def prepare_job(config: RunConfig, console: Console) -> Job:
             "Its 8-bit state is bitsandbytes'.",
             'Run `pip install "hasten[bnb]"`, or use adamw.',
         )
-    rows = read_rows(config.data.source)
-    training_rows, heldout_rows = split(rows, config.data)
+    source = open_rows(config.data, rows)
+    training_source, heldout_source = split(source, config.data)
     hardware = probe()
     settings = config.model
     options = LoadOptions(
@@ -161,10 +177,19 @@ def prepare_job(config: RunConfig, console: Console) -> Job:
         deterministic=config.training.deterministic,
     )
     plan = make_plan(hardware, family, model_type, request)
+    tokenizer = load_tokenizer(settings.name, options)
+    if config.data.template:
+        tokenizer.chat_template = resolve_template(config.data.template, tokenizer)
+    cache = CACHE / "data" if config.data.cache else None
+    training = prepare(training_source, tokenizer, config.data, cache=cache)
+    rows_of_documents = training_rows(training.documents, config.data, plan.layout)
+    heldout = prepare(heldout_source, tokenizer, config.data, cache=cache).documents if len(heldout_source) else []
+    if config.data.template:  # what is saved is read by programs that do not know the markers
+        tokenizer.chat_template = without_markers(tokenizer.chat_template)
+    samples = choose(heldout_source, config.training.samples, config.data)
     loaded = load(settings.name, replace(options, device=plan.device, dtype=plan.dtype, load_in_4bit=plan.load_in_4bit))
-    training = prepare(training_rows, loaded.tokenizer, config.data)
-    heldout = prepare(heldout_rows, loaded.tokenizer, config.data).examples if heldout_rows else []
-    notes = list(loaded.notes)
+    loaded = replace(loaded, tokenizer=tokenizer)
+    notes = [*source.notes, *loaded.notes]
     model = loaded.model
     if loaded.source == loaded.base:
         attached = attach(model, config.lora)
@@ -173,8 +198,20 @@ def prepare_job(config: RunConfig, console: Console) -> Job:
         notes.append("the adapter that was named is trained on; lora settings are its own")
     if plan.checkpointing:
         enable_checkpointing(model)
-    samples = choose(heldout_rows, config.training.samples)
-    return Job(config, hardware, family, plan, loaded, model, training, heldout, samples, content_hash(rows), notes)
+    return Job(
+        config=config,
+        hardware=hardware,
+        family=family,
+        plan=plan,
+        loaded=loaded,
+        model=model,
+        training=training,
+        heldout=heldout,
+        samples=samples,
+        data_hash=source.fingerprint,
+        notes=notes,
+        rows=rows_of_documents,
+    )
 
 
 def _run_folder(config: RunConfig, resume: bool) -> RunFolder:
@@ -202,8 +239,18 @@ def _print_header(console: Console, run: RunFolder, decisions: Sequence[Decision
     for decision in decisions:
         mark = " (fallback)" if decision.fallback else ""
         console.print(f"  {decision.part}: {decision.choice}{mark}: {decision.why}", highlight=False, markup=False)
-    for line in job.training.report():
+    for line in _data_lines(job):
         console.print(f"  data: {line}", highlight=False, markup=False)
+
+
+def _data_lines(job: Job) -> list[str]:
+    training = job.training
+    lines = training.report.lines()
+    if training.key:
+        known = "prepared earlier" if training.from_cache else "prepared now"
+        lines.append(f"{known}, cache key {training.key[:12]}")
+    steps = steps_of(job.config.training, job.config.data, job.plan.layout)
+    return [*lines, *steps_report(training.documents, job.rows, steps)]
 
 
 def _run(job: Job, run: RunFolder, status: StatusWriter, console: Console, started: float, resume: bool) -> Result:
@@ -274,7 +321,6 @@ def make_trainer(job: Job, checkpoints: Path) -> SftTrainer:
         output_dir=str(checkpoints),
         per_device_train_batch_size=settings.batch_size,
         per_device_eval_batch_size=settings.batch_size,
-        gradient_accumulation_steps=settings.accumulation,
         max_steps=settings.steps or -1,
         num_train_epochs=settings.epochs,
         learning_rate=settings.learning_rate,
@@ -300,13 +346,17 @@ def make_trainer(job: Job, checkpoints: Path) -> SftTrainer:
         remove_unused_columns=False,
         dataloader_pin_memory=cuda and not job.hardware.unified_memory,
     )
+    steps = steps_of(settings, job.config.data, plan.layout)
     trainer = SftTrainer(
         model=job.model,
         args=arguments,
         plan=plan,
-        train_examples=job.training.examples,
+        train_examples=job.training.documents,
         heldout_examples=job.heldout,
         pad_id=job.loaded.tokenizer.pad_token_id,
+        token_budget=steps.token_budget,
+        accumulation=steps.accumulation,
+        rows=job.rows,
         processing_class=job.loaded.tokenizer,
     )
     trainer.remove_callback(PrinterCallback)
@@ -318,9 +368,7 @@ def trainer_steps(trainer: SftTrainer) -> int:
     arguments = trainer.args
     if arguments.max_steps > 0:
         return arguments.max_steps
-    batches = len(trainer.get_train_dataloader())
-    per_epoch = max(-(-batches // arguments.gradient_accumulation_steps), 1)
-    return int(-(-arguments.num_train_epochs * per_epoch // 1))
+    return math.ceil(arguments.num_train_epochs * len(trainer.get_train_dataloader()))
 
 
 @contextmanager

@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from hasten.data.formats import Conversation, Message, RowProblem, detect
+from hasten.data.conversation import Conversation, Message, Preference, RowProblem
+from hasten.data.formats import detect
+from hasten.data.settings import DataSettings
 from hasten.generate import answer
 
 
@@ -24,12 +26,12 @@ class Sample:
         return self.messages[-1]["content"]
 
 
-def choose(rows: Sequence[dict[str, Any]], count: int) -> list[Sample]:
+def choose(rows: Sequence[dict[str, Any]], count: int, settings: DataSettings) -> list[Sample]:
     """The first usable held-out conversations, up to their first assistant turn."""
     samples: list[Sample] = []
-    if not rows:
+    if not len(rows) or not count:
         return samples
-    kind = detect(rows)
+    kind = detect(rows, settings.format, settings.columns)
     for row in rows:
         if len(samples) == count:
             break
@@ -37,6 +39,8 @@ def choose(rows: Sequence[dict[str, Any]], count: int) -> list[Sample]:
             content = kind.read(row)
         except RowProblem:
             continue
+        if isinstance(content, Preference):
+            content = content.best()
         if isinstance(content, Conversation):
             roles = [message["role"] for message in content.messages]
             samples.append(Sample(content.messages[: roles.index("assistant")]))

@@ -23,6 +23,9 @@ class TrainingSettings:
     max_grad_norm: float = option(1.0, "gradients longer than this are shortened to it", low=0)
     optimizer: Literal["adamw", "adamw_8bit"] = option("adamw", "adamw_8bit keeps its state in 8 bit (bitsandbytes)")
     packing: Literal["auto", "on", "off"] = option("auto", "lay rows end to end instead of padding them")
+    token_budget: int = option(
+        0, "most tokens in one packed micro-batch; 0: as many as `batch_size` rows of the longest can have", low=0
+    )
     checkpointing: Literal["auto", "on", "off"] = option("auto", "recompute layers in the backward to save memory")
     evaluate_every: int = option(0, "measure the held-out loss every so many steps; 0: before and after only", low=0)
     save_every: int = option(0, "write a checkpoint every so many steps; 0: none", low=0)

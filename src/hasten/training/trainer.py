@@ -1,10 +1,13 @@
 """The trainer: `transformers.Trainer` with three things of ours.
 
-1. The loss is the token mean of the whole step (`SftLoss` through the official ``compute_loss_func``).
+1. One batch is one optimizer step (`hasten.training.steps`): its documents are cut into the fewest micro-batches, and
+   the loss is the token mean of the whole step (`SftLoss` through the official ``compute_loss_func``). So
+   transformers' own accumulation is always 1; the user's is part of how many rows a step reads.
 2. Held-out loss is a token mean too (the stock evaluation averages batches), computed by the same code.
 3. It counts the learnt and the real tokens of each step, because speed is reported in learnt tokens.
 
-Composability: everything else (accumulation, resume, schedules, DDP, FSDP) is transformers' and accelerate's own.
+Composability: everything else (resume, schedules, DDP, FSDP) is transformers' and accelerate's own. Under DDP each rank
+computes its share of the step; gradients are exchanged with the last micro-batch only.
 """
 
 from __future__ import annotations
@@ -12,16 +15,17 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from transformers import Trainer, TrainingArguments
 
 from hasten.blocks.packed_attention import packed_attention
-from hasten.data.packing import Example, PackedCollator, PaddedCollator, count_supervised
+from hasten.data.packing import Example, PackedCollator, PaddedCollator
 from hasten.objectives.sft import SftLoss, token_loss_sum
 from hasten.plan import Plan
+from hasten.training.steps import EachAlone, Rows, StepCollator, StepLoader, Steps
 
 
 class Arguments(TrainingArguments):
@@ -35,7 +39,7 @@ class Arguments(TrainingArguments):
 
 @dataclass
 class StepCounts:
-    """What one optimizer step has read so far."""
+    """What one optimizer step has read, over all ranks."""
 
     supervised: int = 0
     real: int = 0
@@ -47,11 +51,14 @@ class SftTrainer(Trainer):
 
     Args:
         model: a `PeftModel` or a plain transformers model.
-        args: training arguments.
+        args: training arguments; ``per_device_train_batch_size`` counts rows, ``gradient_accumulation_steps`` stays 1.
         plan: decides the layout of micro-batches.
         train_examples: documents to train on.
         heldout_examples: documents to measure on.
         pad_id: padding id for padded rows.
+        token_budget: most tokens of a packed micro-batch; one document may have more.
+        accumulation: how many times the rows of ``per_device_train_batch_size`` make a step.
+        rows: for each training row the indices of its documents; None is each document alone.
         **kwargs: handed to `transformers.Trainer`.
     """
 
@@ -64,19 +71,46 @@ class SftTrainer(Trainer):
         train_examples: Sequence[Example],
         heldout_examples: Sequence[Example],
         pad_id: int,
+        token_budget: int,
+        accumulation: int = 1,
+        rows: Rows | None = None,
         **kwargs: Any,
     ) -> None:
+        assert args.gradient_accumulation_steps == 1, "a step is one batch; accumulation is an argument of its own"
         self.plan = plan
         self.counts = StepCounts()
-        collator = PackedCollator() if plan.layout == "packed" else PaddedCollator(pad_id)
+        self._just_skipped = False
+        self.skipped_steps = 0
+        """Steps without learnt tokens: nothing was computed for them, and no weight changed."""
+        self.micro_batch = PackedCollator() if plan.layout == "packed" else PaddedCollator(pad_id)
         super().__init__(
             model=model,
             args=args,
-            data_collator=collator,
-            train_dataset=list(train_examples),  # type: ignore[arg-type]  # any sized sequence is a dataset
-            eval_dataset=list(heldout_examples),  # type: ignore[arg-type]
+            train_dataset=EachAlone(len(train_examples)) if rows is None else rows,  # type: ignore[arg-type]
+            eval_dataset=heldout_examples,  # type: ignore[arg-type]  # any sized sequence is a dataset
             compute_loss_func=SftLoss(),
             **kwargs,
+        )
+        steps = Steps(
+            batch_size=args.per_device_train_batch_size,
+            accumulation=accumulation,
+            layout=plan.layout,
+            token_budget=token_budget,
+            ranks=args.world_size,
+            seed=args.seed if args.data_seed is None else args.data_seed,
+        )
+        # Held-out documents are measured whole on every rank.
+        whole = replace(steps, batch_size=args.per_device_eval_batch_size, ranks=1)
+        self.step_inputs = StepCollator(train_examples, steps, self.micro_batch, args.process_index)
+        self.heldout = StepCollator(heldout_examples, whole, self.micro_batch)
+
+    def get_train_dataloader(self) -> StepLoader:
+        """One batch per optimizer step; every rank draws the same one, so accelerate has nothing to divide."""
+        return StepLoader(
+            self.train_dataset,  # type: ignore[arg-type]
+            self.step_inputs,
+            num_workers=self.args.dataloader_num_workers,
+            pin_memory=self.args.dataloader_pin_memory and self.args.device.type == "cuda",
         )
 
     def reading(self) -> contextlib.AbstractContextManager[None]:
@@ -84,14 +118,51 @@ class SftTrainer(Trainer):
         return packed_attention(self.model) if self.plan.layout == "packed" else contextlib.nullcontext()
 
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
-        """One micro-batch forward and backward; its tokens are counted."""
+        """One optimizer step's forwards and backwards; its tokens are counted.
+
+        Args:
+            model: as transformers wrapped it.
+            inputs: `StepInputs`.
+            num_items_in_batch: not used; a step knows its own number.
+
+        Returns:
+            The step's loss (this rank's share of it, times the ranks: transformers logs their mean).
+        """
         if not self.counts.started:
             self.counts.started = time.perf_counter()
-        supervised, real = inputs.pop("counts")
-        self.counts.supervised += int(supervised)
-        self.counts.real += int(real)
+        tokens: int = inputs["supervised"]
+        self.counts.supervised += tokens
+        self.counts.real += inputs["real"]
+        loss = torch.zeros((), device=self.args.device)
+        self._forget_skipped()
+        if not tokens:
+            return self._skipped(loss)
+        *first, last = inputs["micro_batches"]
         with self.reading():
-            return super().training_step(model, inputs, num_items_in_batch)
+            for micro_batch in first:
+                with self.accelerator.no_sync(model):
+                    loss += super().training_step(model, _for_model(micro_batch), tokens)
+            loss += super().training_step(model, _for_model(last), tokens)
+        return loss
+
+    def _skipped(self, loss: torch.Tensor) -> torch.Tensor:
+        """No forward, no gradient, and accelerate's optimizer leaves out a step whose gradients are not complete."""
+        self.skipped_steps += 1
+        self._just_skipped = True
+        self.accelerator.gradient_state._set_sync_gradients(False)
+        if self.accelerator.scaler is not None:
+            self.accelerator.scaler.scale(loss)  # makes its state, which clipping reads even without gradients
+        return loss
+
+    def _forget_skipped(self) -> None:
+        """A loss scaler counts on an update after each clipping; it gets the one that a skipped step left out."""
+        if self._just_skipped and self.accelerator.scaler is not None:
+            self.accelerator.scaler.update(self.accelerator.scaler.get_scale())
+        self._just_skipped = False
+
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+        """Not estimated: transformers' estimate is that of training every weight."""
+        return 0
 
     def take_counts(self) -> StepCounts:
         """The counts since the last call; a new step begins."""
@@ -112,15 +183,14 @@ class SftTrainer(Trainer):
         """
         from hasten.generate import inference_mode
 
-        total, tokens = 0.0, 0
-        examples: list[Example] = self.eval_dataset  # type: ignore[assignment]
-        size = self.args.per_device_eval_batch_size
+        total, tokens = 0.0, int(self.heldout.supervised.sum())
         with inference_mode(self.model), self.reading(), self.accelerator.autocast():
-            for start in range(0, len(examples), size):
-                batch = self.data_collator(examples[start : start + size])  # type: ignore[arg-type]
-                tokens += sum(count_supervised(example["labels"]) for example in examples[start : start + size])
-                batch.pop("counts")
-                inputs = self._prepare_inputs(batch)
+            for micro_batch in self.heldout.micro_batches(range(len(self.heldout.lengths))):
+                inputs = self._prepare_inputs(_for_model(micro_batch))
                 labels = inputs.pop("labels")
                 total += float(token_loss_sum(self.model(**inputs).logits, labels))  # type: ignore[misc]
         return total / tokens if tokens else float("nan")
+
+
+def _for_model(micro_batch: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in micro_batch.items() if name != "counts"}
