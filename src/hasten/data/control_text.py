@@ -47,7 +47,7 @@ class ControlText:
         self._private = re.compile(f"[{chr(_SPELLED)}-{chr(_REAL + len(self._order))}]")
         self._plain: Any = None
         self._copy: Any = None
-        self._ids: dict[int, int] = {}
+        self._ids: dict[Any, int] = {}
 
     @property
     def plain(self) -> Any:
@@ -103,7 +103,7 @@ class ControlText:
             return new[index] + character - old[index]
 
         encoding: Any = self._copied().encode("".join(pieces), add_special_tokens=False)
-        ids: list[int] = [self._ids.get(number, number) for number in encoding.ids]
+        ids: list[Any] = [self._ids.get(number, number) for number in encoding.ids]
         return ids, encoding.offsets, [(moved(start), moved(stop)) for start, stop in spans]
 
     def _copied(self) -> Any:
