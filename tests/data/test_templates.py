@@ -135,7 +135,8 @@ def test_generation_markers(template):
 
 # 4.8 of the pains.
 def test_text_that_the_template_writes_itself(demo_tokenizer):
-    assert "helpful AI assistant named SmolLM" in ChatEncoder(demo_tokenizer).inserted_text()
+    inserted = ChatEncoder(demo_tokenizer).inserted_text()
+    assert inserted == "You are a helpful AI assistant named SmolLM, trained by Hugging Face"
     assert encoder().inserted_text() == ""
     assert encoder("{{ raise_exception('only tools') }}").inserted_text() == ""
 

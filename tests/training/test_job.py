@@ -9,7 +9,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from hasten.errors import ConfigErrors, DataError, MissingPackageError, RunError, StorageError, TrainingError
+from hasten.data.prepare import split
+from hasten.data.settings import DataSettings
+from hasten.errors import (
+    ConfigError,
+    ConfigErrors,
+    DataError,
+    MissingPackageError,
+    RunError,
+    StorageError,
+    TrainingError,
+)
 from hasten.loading.model import LoadOptions, load
 from hasten.report.console import make_console
 from hasten.runs.folder import RunFolder
@@ -202,3 +212,36 @@ def test_evaluating_first_does_not_change_4bit_training(tiny_values):
     trainer.train()
     unseen = [row["loss"] for row in trainer.state.log_history if "loss" in row]
     assert unseen == pytest.approx(looked.losses, abs=1e-6)
+
+
+def test_held_out_rows_that_cannot_be_used(tiny_values, rows_file):
+    rows = [json.loads(line) for line in rows_file.read_text(encoding="utf-8").splitlines()]
+    held_out = [row["question"] for row in split(rows, DataSettings(heldout=2))[1]]
+    faulty = [{**row, "answer": ""} if row["question"] in held_out else row for row in rows]
+    with pytest.raises(DataError, match="the 2 held-out rows.*empty 'answer'.*Raise data.heldout"):
+        train(combine(tiny_values), rows=faulty)
+
+
+def test_rows_of_a_program(tiny_values, rows_file, capsys):
+    from datasets import Dataset
+
+    tiny_values["data"]["source"] = "no such file"
+    result = train(combine(tiny_values), rows=Dataset.from_json(str(rows_file), keep_in_memory=True))
+    run = RunFolder.open(result.run)
+    assert run.record()["data"]["kept"] == 10 and run.record()["data"]["format"] == "question-answer"
+    assert "held out: 2 documents of 2 rows" in capsys.readouterr().out
+    with pytest.raises(ConfigError, match="data.limit"):
+        train(combine(tiny_values), rows=({"text": "a"} for _ in range(8)))
+
+
+def test_the_template_that_was_trained_with_goes_with_the_adapter(tiny_values):
+    from hasten.data.named_templates import resolve_template
+    from hasten.loading.model import LoadOptions, load_tokenizer
+
+    tiny_values["data"]["template"] = "zephyr"
+    result = train(combine(tiny_values))
+    saved = load_tokenizer(str(result.adapter), LoadOptions())
+    assert "generation %" not in saved.chat_template
+    talk = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    named = saved.apply_chat_template(talk, tokenize=False, chat_template=resolve_template("zephyr", saved))
+    assert saved.apply_chat_template(talk, tokenize=False) == named

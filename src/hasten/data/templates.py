@@ -19,6 +19,7 @@ from hasten.data.spans import Layout, Span, Turn, TurnFinder
 from hasten.errors import CapabilityError, ModelError
 
 _QUESTION = [{"role": "user", "content": "a"}]
+_HEADERS = ("system", "user", "assistant", "developer", "model")
 _WORDS_OF_TEXT = 3
 """A template that writes at least so many words of its own inserts text; fewer are headers."""
 
@@ -143,8 +144,10 @@ class ChatEncoder:
         before = layout.text[: layout.turns[0].start] if layout.turns else ""
         for token in self.control_tokens:
             before = before.replace(token, "\n")
-        words = [word for word in before.split() if any(character.isalpha() for character in word)]
-        return " ".join(before.split()) if len(words) >= _WORDS_OF_TEXT else ""
+        lines = [line.strip() for line in before.splitlines() if line.strip().rstrip(":") not in _HEADERS]
+        words = [word for line in lines for word in line.split()]
+        written = sum(any(character.isalpha() for character in word) for word in words)
+        return " ".join(words) if written >= _WORDS_OF_TEXT else ""
 
     def encode(self, text: str) -> tuple[list[int], list[Span]]:
         """Token ids and their character spans, with exactly one begin token where the model wants one.

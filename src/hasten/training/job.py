@@ -25,8 +25,10 @@ from hasten.data.generation_tag import without_markers
 from hasten.data.named_templates import resolve_template
 from hasten.data.packing import Example
 from hasten.data.prepare import Prepared, prepare, split
+from hasten.data.rows import RowSource
+from hasten.data.settings import DataSettings
 from hasten.data.sources import open_rows
-from hasten.errors import MissingPackageError, StorageError, TrainingError
+from hasten.errors import DataError, MissingPackageError, StorageError, TrainingError
 from hasten.families.base import Family, family_of
 from hasten.files import require_writable
 from hasten.hardware.probe import Hardware, peak_bytes, probe
@@ -183,7 +185,7 @@ def prepare_job(config: RunConfig, console: Console, rows: Any = None) -> Job:
     cache = CACHE / "data" if config.data.cache else None
     training = prepare(training_source, tokenizer, config.data, cache=cache)
     rows_of_documents = training_rows(training.documents, config.data, plan.layout)
-    heldout = prepare(heldout_source, tokenizer, config.data, cache=cache).documents if len(heldout_source) else []
+    heldout = _prepare_heldout(heldout_source, tokenizer, config.data, cache)
     if config.data.template:  # what is saved is read by programs that do not know the markers
         tokenizer.chat_template = without_markers(tokenizer.chat_template)
     samples = choose(heldout_source, config.training.samples, config.data)
@@ -214,6 +216,23 @@ def prepare_job(config: RunConfig, console: Console, rows: Any = None) -> Job:
     )
 
 
+def _prepare_heldout(
+    source: RowSource, tokenizer: Any, settings: DataSettings, cache: Path | None
+) -> Sequence[Example]:
+    """The held-out documents; none where none are asked for.
+
+    Raises:
+        DataError: rows are held out and none of them can be used.
+    """
+    if not len(source):
+        return []
+    try:
+        return prepare(source, tokenizer, settings, cache=cache).documents
+    except DataError as cause:
+        remedy = "Raise data.heldout so that usable rows are among them, or set it to 0."
+        raise DataError(f"the {len(source)} held-out rows", cause.value, cause.rule, remedy) from cause
+
+
 def _run_folder(config: RunConfig, resume: bool) -> RunFolder:
     if resume and config.output:
         return RunFolder.open(Path(config.output))
@@ -235,12 +254,13 @@ def _decisions(job: Job) -> list[Decision]:
 
 
 def _print_header(console: Console, run: RunFolder, decisions: Sequence[Decision], job: Job) -> None:
-    console.print(f"run: {run.path}", highlight=False, markup=False)
+    lines = [f"run: {run.path}"]
     for decision in decisions:
         mark = " (fallback)" if decision.fallback else ""
-        console.print(f"  {decision.part}: {decision.choice}{mark}: {decision.why}", highlight=False, markup=False)
-    for line in _data_lines(job):
-        console.print(f"  data: {line}", highlight=False, markup=False)
+        lines.append(f"  {decision.part}: {decision.choice}{mark}: {decision.why}")
+    lines += [f"  data: {line}" for line in _data_lines(job)]
+    for line in lines:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def _data_lines(job: Job) -> list[str]:
@@ -249,6 +269,8 @@ def _data_lines(job: Job) -> list[str]:
     if training.key:
         known = "prepared earlier" if training.from_cache else "prepared now"
         lines.append(f"{known}, cache key {training.key[:12]}")
+    if job.config.data.heldout:
+        lines.append(f"held out: {len(job.heldout)} documents of {job.config.data.heldout} rows")
     steps = steps_of(job.config.training, job.config.data, job.plan.layout)
     return [*lines, *steps_report(training.documents, job.rows, steps)]
 
