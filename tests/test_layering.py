@@ -30,6 +30,7 @@ FROM_DOOR = {"__version__"}
 TESTED_BY = {
     "__init__.py": "test_import_purity.py",
     "cli/chat.py": "cli/test_train_command.py",
+    "cli/data.py": "cli/test_data_command.py",
     "cli/demo.py": "cli/test_demo_command.py",
     "cli/output.py": "cli/test_main.py",
     "cli/quiet.py": "cli/test_main.py",
@@ -54,6 +55,7 @@ TESTED_BY = {
     "compat/target_choice.py": "compat/test_adapters.py",
     "lora/checkpointing.py": "lora/test_attach.py",
     "training/record.py": "training/test_job.py",
+    "training/rows.py": "cli/test_data_command.py",
     "training/samples.py": "training/test_job.py",
 }
 
