@@ -93,9 +93,10 @@ class DataReport:
             f"{self.kept} of {self.rows} rows ({self.format}), {self.real_tokens} tokens, "
             f"{self.supervised_tokens} of them learnt ({self.supervised_share:.0%})"
         )
-        return [head, *self._length_lines(), *self._content_lines(), *self.notes, *self._skipped_lines()]
+        return [head, *self.length_lines(), *self.content_lines(), *self.notes, *self._skipped_lines(), *self.hints()]
 
-    def _length_lines(self) -> list[str]:
+    def length_lines(self) -> list[str]:
+        """What was done about rows that are too long."""
         lines = []
         if self.too_long.count:
             done = {"cut": "cut at the end", "drop": "left out", "split": "split"}[self.too_long_policy]
@@ -105,7 +106,8 @@ class DataReport:
             lines.append(f"pieces of split rows in which nothing is learnt, left out: {self.unlearnt_pieces}")
         return lines
 
-    def _content_lines(self) -> list[str]:
+    def content_lines(self) -> list[str]:
+        """What is to be known of the content and the template."""
         spelled = "kept as text" if self.spelled_as == "text" else "they act, as asked for"
         facts = [
             (self.inserted, f"the template writes text of its own in {self.inserted_rows} rows: {self.inserted!r}"),
@@ -126,12 +128,16 @@ class DataReport:
         lines = [f"left out, {reason}: {found}" for reason, found in reasons[:_MOST_REASONS]]
         if others := reasons[_MOST_REASONS:]:
             lines.append(f"left out for {len(others)} other reasons: {sum(found.count for _, found in others)}")
-        if any("refuses the turns" in reason for reason in self.skipped):
-            lines.append(
-                "data.merge_turns joins neighbouring turns of one role, data.fold_system puts the system turn into the "
-                "first question: for templates that insist on alternation or have no system turn"
-            )
         return lines
+
+    def hints(self) -> list[str]:
+        """What may help with rows that were left out."""
+        if not any("refuses the turns" in reason for reason in self.skipped):
+            return []
+        return [
+            "data.merge_turns joins neighbouring turns of one role, data.fold_system puts the system turn into the "
+            "first question: for templates that insist on alternation or have no system turn"
+        ]
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for the run record and ``--json``."""
