@@ -142,3 +142,11 @@ def test_every_setting_of_hasten_has_help_and_a_lawful_default():
     config = RunConfig()
     schema.check(config)
     assert all(declared.metadata["help"] for *_, declared in schema.fields(config))
+
+
+def test_a_day_that_yaml_recognised_is_text():
+    import datetime
+
+    from hasten.data.settings import DataSettings
+
+    assert schema.build(DataSettings, {"date": datetime.date(2026, 1, 31)}).date == "2026-01-31"

@@ -8,6 +8,7 @@ every problem of a configuration is collected before any is shown.
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import math
 import types
 import typing
@@ -202,6 +203,8 @@ def _truth(value: Any) -> bool:
 
 
 def _text(value: Any) -> str:
+    if type(value) is datetime.date:  # YAML reads 2026-01-31 as a day
+        return value.isoformat()
     if not isinstance(value, str):
         raise TypeError
     return value

@@ -1,6 +1,7 @@
 """Prepared rows are found again when nothing changed, and never when something did."""
 
 import copy
+import errno
 
 import numpy as np
 import pytest
@@ -99,7 +100,18 @@ def test_rows_that_cannot_be_used_leave_nothing(tokenizer, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_cache_that_cannot_be_written(tokenizer, tmp_path):
+def test_a_cache_that_cannot_be_written_is_done_without_and_said(tokenizer, tmp_path):
     (tmp_path / "file").write_text("", encoding="utf-8")
-    with pytest.raises(StorageError):
-        prepare(ROWS, tokenizer, DataSettings(), cache=tmp_path / "file")
+    prepared = prepare(ROWS, tokenizer, DataSettings(), cache=tmp_path / "file")
+    assert len(prepared.documents) == 5 and not prepared.key
+    assert "cannot be written: rows are prepared for this run only" in prepared.report.lines()[-1]
+
+
+def test_a_full_disk_leaves_nothing(tokenizer, tmp_path, monkeypatch):
+    def full(*arguments):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(prepared_cache.Documents, "load", full)
+    with pytest.raises(StorageError, match="no space left"):
+        prepare(ROWS, tokenizer, DataSettings(), cache=tmp_path)
+    assert list(tmp_path.iterdir()) == []

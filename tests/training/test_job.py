@@ -245,3 +245,13 @@ def test_the_template_that_was_trained_with_goes_with_the_adapter(tiny_values):
     talk = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
     named = saved.apply_chat_template(talk, tokenize=False, chat_template=resolve_template("zephyr", saved))
     assert saved.apply_chat_template(talk, tokenize=False) == named
+
+
+def test_a_run_is_not_continued_on_other_rows(tiny_values, rows_file):
+    tiny_values["training"]["save_every"] = 2
+    run = train(combine(tiny_values)).run
+    again = combine(tiny_values, {"output": str(run), "training": {"steps": 6}})
+    with rows_file.open("a", encoding="utf-8") as file:
+        file.write(json.dumps({"question": "new", "answer": "row"}) + "\n")
+    with pytest.raises(DataError, match="not those that the run began with.*Put the old rows back"):
+        train(again, resume=True)

@@ -28,7 +28,8 @@ from hasten.data.rows import ListRows, Row, RowSource, Selection
 from hasten.data.settings import DataSettings
 from hasten.data.templates import ChatEncoder
 from hasten.data.turns import neighbours_merged, system_folded
-from hasten.errors import ConfigError, DataError
+from hasten.errors import ConfigError, DataError, StorageError
+from hasten.files import require_writable
 
 _BATCH = 1000
 _MOST_CHARACTERS = 4_000_000
@@ -102,12 +103,18 @@ def prepare(
         encoder.require_template()
     prints_date = kind.is_chat and encoder.renderer.prints_date(encoder.renderer.template())
     job = _Preparation(source, kind, encoder, settings, str(day) if prints_date else "", on_rows)
+    if cache is not None and not _writable(cache):
+        job.report.notes.append(f"the cache '{cache}' cannot be written: rows are prepared for this run only")
+        cache = None
     if cache is None:
         return Prepared(*job.run(None))
     key = prepared_cache.key_of(source.fingerprint, tokenizer, settings, job.day)
     found = prepared_cache.load(cache, key)
     if found is not None:
-        return Prepared(*found, key=key, from_cache=True)
+        documents, report = found
+        report.source = source.name  # the same rows may stand in a file of another name
+        job.on_rows(len(source))
+        return Prepared(documents, report, key=key, from_cache=True)
     documents, report = prepared_cache.store(cache, key, job.run)
     return Prepared(documents, report, key=key)
 
@@ -143,13 +150,16 @@ class _Preparation:
     def run(self, folder: Path | None) -> tuple[Documents, DataReport]:
         """All documents and the finished report; the arrays are written to `folder`."""
         writer = DocumentsWriter(folder)
+        told = 0
         for numbers, rows in self.rows.encode_all(self._batches()):
             for number, encoded in zip(numbers, rows, strict=True):
                 if isinstance(encoded, RowProblem):
                     self._skip(str(encoded), number)
                 else:
                     self._take(encoded, number, writer)
-            self.on_rows(len(numbers))
+            self.on_rows(numbers[-1] + 1 - told)
+            told = numbers[-1] + 1
+        self.on_rows(len(self.source) - told)
         documents = writer.finish()
         self._finish(documents)
         return documents, self.report
@@ -209,6 +219,7 @@ class _Preparation:
         self.lengths.append(length)
         if length > limit or encoded.clipped:
             report.too_long.add(place)
+            report.clipped += encoded.clipped
             if self.settings.too_long == "drop":
                 return self._skip(f"longer than {limit} tokens", number)
             if self.settings.too_long == "cut":
@@ -264,6 +275,14 @@ class _Preparation:
 def content_hash(rows: RowSource | Sequence[Row]) -> str:
     """SHA-256 of the rows, in their order."""
     return as_source(rows).fingerprint
+
+
+def _writable(folder: Path) -> bool:
+    try:
+        require_writable(folder)
+    except StorageError:
+        return False
+    return True
 
 
 def _size(content: Content) -> int:

@@ -25,7 +25,7 @@ class Found:
         self.first = self.first or place
 
     def __str__(self) -> str:
-        return f"{self.count} ({'' if self.count == 1 else 'first: '}{self.first})"
+        return f"{self.count:,} ({'' if self.count == 1 else 'first: '}{self.first})"
 
 
 @dataclass(kw_only=True)
@@ -43,6 +43,8 @@ class DataReport:
     supervised_tokens: int = 0
     skipped: dict[str, Found] = field(default_factory=dict)
     too_long: Found = field(default_factory=Found)
+    clipped: int = 0
+    """Rows so much longer than the limit that they were shortened before they were tokenized."""
     lost_tokens: int = 0
     """Tokens behind the limit that are not trained on; of rows far longer than it only the part that was tokenized."""
     unlearnt_pieces: int = 0
@@ -90,8 +92,8 @@ class DataReport:
     def lines(self) -> list[str]:
         """What was found and what was done, one sentence a line, nothing that did not happen."""
         head = (
-            f"{self.kept} of {self.rows} rows ({self.format}), {self.real_tokens} tokens, "
-            f"{self.supervised_tokens} of them learnt ({self.supervised_share:.0%})"
+            f"{self.kept:,} of {self.rows:,} rows ({self.format}), {self.real_tokens:,} tokens, "
+            f"{self.supervised_tokens:,} of them learnt ({self.supervised_share:.0%})"
         )
         return [head, *self.length_lines(), *self.content_lines(), *self.notes, *self._skipped_lines(), *self.hints()]
 
@@ -100,26 +102,26 @@ class DataReport:
         lines = []
         if self.too_long.count:
             done = {"cut": "cut at the end", "drop": "left out", "split": "split"}[self.too_long_policy]
-            lost = f"; {self.lost_tokens} tokens are not trained on" if self.lost_tokens else ""
-            lines.append(f"longer than {self.max_length} tokens and {done}: {self.too_long}{lost}")
+            lost = f"; {self.lost_tokens:,} tokens are not trained on" if self.lost_tokens else ""
+            lines.append(f"longer than {self.max_length:,} tokens and {done}: {self.too_long}{lost}")
         if self.unlearnt_pieces:
-            lines.append(f"pieces of split rows in which nothing is learnt, left out: {self.unlearnt_pieces}")
+            lines.append(f"pieces of split rows in which nothing is learnt, left out: {self.unlearnt_pieces:,}")
         return lines
 
     def content_lines(self) -> list[str]:
         """What is to be known of the content and the template."""
         spelled = "kept as text" if self.spelled_as == "text" else "they act, as asked for"
         facts = [
-            (self.inserted, f"the template writes text of its own in {self.inserted_rows} rows: {self.inserted!r}"),
+            (self.inserted, f"the template writes text of its own in {self.inserted_rows:,} rows: {self.inserted!r}"),
             (self.day, f"the template prints the date: {self.day} in all rows"),
             (self.unseen, f"answers are asked for with {self.unseen!r}, which no row has"),
             (self.spelled.count, f"control tokens of the model spelled in rows, {spelled}: {self.spelled}"),
             (self.straddling.count, f"a learnt token also holds the end of what is only read: {self.straddling}"),
-            (self.ended, f"end token added to the text: {self.ended}"),
+            (self.ended, f"end token added to the text: {self.ended:,}"),
             (self.calls_as_text.count, f"tool calls, which the template lacks, written as text: {self.calls_as_text}"),
             (self.tools_as_text.count, f"tools, which the template lacks, listed as text: {self.tools_as_text}"),
             (self.missing_turns.count, f"turns that the template leaves out: {self.missing_turns}"),
-            (self.duplicates, f"rows that are the same as an earlier one: {self.duplicates}"),
+            (self.duplicates, f"rows that are the same as an earlier one: {self.duplicates:,}"),
         ]
         return [line for found, line in facts if found]
 
@@ -127,7 +129,7 @@ class DataReport:
         reasons = sorted(self.skipped.items(), key=lambda item: -item[1].count)
         lines = [f"left out, {reason}: {found}" for reason, found in reasons[:_MOST_REASONS]]
         if others := reasons[_MOST_REASONS:]:
-            lines.append(f"left out for {len(others)} other reasons: {sum(found.count for _, found in others)}")
+            lines.append(f"left out for {len(others)} other reasons: {sum(found.count for _, found in others):,}")
         return lines
 
     def hints(self) -> list[str]:

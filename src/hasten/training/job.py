@@ -22,9 +22,8 @@ from rich.console import Console
 
 from hasten import schema
 from hasten.data.generation_tag import without_markers
-from hasten.data.named_templates import resolve_template
 from hasten.data.packing import Example
-from hasten.data.prepare import Prepared, prepare, split
+from hasten.data.prepare import Prepared, split
 from hasten.data.rows import RowSource
 from hasten.data.settings import DataSettings
 from hasten.data.sources import open_rows
@@ -32,7 +31,7 @@ from hasten.errors import DataError, MissingPackageError, StorageError, Training
 from hasten.families.base import Family, family_of
 from hasten.files import require_writable
 from hasten.hardware.probe import Hardware, peak_bytes, probe
-from hasten.loading.model import CACHE, Loaded, LoadOptions, config_of, load, load_tokenizer
+from hasten.loading.model import Loaded, config_of, load
 from hasten.loading.source import DEMO
 from hasten.lora.attach import attach, trainable_parameters
 from hasten.lora.checkpointing import enable_checkpointing
@@ -40,6 +39,7 @@ from hasten.lora.save import refuse_untouched, save_adapter
 from hasten.plan import Decision, Plan, Request, make_plan
 from hasten.report.console import make_console
 from hasten.report.progress import TrainingProgress
+from hasten.report.rows_progress import rows_progress
 from hasten.runs import control as run_control
 from hasten.runs.folder import RunFolder
 from hasten.runs.status import StatusWriter
@@ -47,6 +47,7 @@ from hasten.training import record
 from hasten.training.callbacks import Recorder, Requests, last_checkpoint, trainer_callbacks
 from hasten.training.config import RunConfig
 from hasten.training.determinism import deterministic
+from hasten.training.rows import model_tokenizer, options_of, prepared_rows
 from hasten.training.samples import Sample, answer_all, choose
 from hasten.training.signals import job_signals
 from hasten.training.steps import steps_of, steps_report, training_rows
@@ -125,7 +126,8 @@ def train(
     started = time.perf_counter()
     if config.output and not resume:
         RunFolder.refuse_taken(Path(config.output))
-    job = prepare_job(config, console, rows)
+    resumed = RunFolder.open(Path(config.output)) if resume and config.output else None
+    job = prepare_job(config, console, rows, resumed)
     run = _run_folder(config, resume)
     run_control.take(run)  # a request to an earlier job in this folder is not one to this job
     with StatusWriter(run.status_file) as status, _recorded_failure(run), job_signals(run, console):
@@ -140,7 +142,7 @@ def train(
     return result
 
 
-def prepare_job(config: RunConfig, console: Console, rows: Any = None) -> Job:
+def prepare_job(config: RunConfig, console: Console, rows: Any = None, resumed: RunFolder | None = None) -> Job:
     """Prove every input: settings, rows, model, adapter targets. Writes nothing but the cache of prepared rows.
 
     Rows come before weights: they are where most mistakes are, and they are there in seconds.
@@ -158,14 +160,12 @@ def prepare_job(config: RunConfig, console: Console, rows: Any = None) -> Job:
             'Run `pip install "hasten[bnb]"`, or use adamw.',
         )
     source = open_rows(config.data, rows)
+    if resumed is not None:
+        _require_same_rows(resumed, source)
     training_source, heldout_source = split(source, config.data)
     hardware = probe()
     settings = config.model
-    options = LoadOptions(
-        revision=settings.revision,
-        trust_remote_code=settings.trust_remote_code,
-        use_safetensors=settings.use_safetensors,
-    )
+    options = options_of(settings)
     if settings.name == DEMO:
         console.print("model: SmolLM2-135M-Instruct (downloaded and converted on first use)", highlight=False)
     model_type = config_of(settings.name, options).model_type
@@ -179,13 +179,11 @@ def prepare_job(config: RunConfig, console: Console, rows: Any = None) -> Job:
         deterministic=config.training.deterministic,
     )
     plan = make_plan(hardware, family, model_type, request)
-    tokenizer = load_tokenizer(settings.name, options)
-    if config.data.template:
-        tokenizer.chat_template = resolve_template(config.data.template, tokenizer)
-    cache = CACHE / "data" if config.data.cache else None
-    training = prepare(training_source, tokenizer, config.data, cache=cache)
+    tokenizer = model_tokenizer(settings, config.data)
+    with rows_progress(console, len(training_source)) as advance:
+        training = prepared_rows(training_source, tokenizer, config.data, advance)
     rows_of_documents = training_rows(training.documents, config.data, plan.layout)
-    heldout = _prepare_heldout(heldout_source, tokenizer, config.data, cache)
+    heldout = _prepare_heldout(heldout_source, tokenizer, config.data)
     if config.data.template:  # what is saved is read by programs that do not know the markers
         tokenizer.chat_template = without_markers(tokenizer.chat_template)
     samples = choose(heldout_source, config.training.samples, config.data)
@@ -216,9 +214,7 @@ def prepare_job(config: RunConfig, console: Console, rows: Any = None) -> Job:
     )
 
 
-def _prepare_heldout(
-    source: RowSource, tokenizer: Any, settings: DataSettings, cache: Path | None
-) -> Sequence[Example]:
+def _prepare_heldout(source: RowSource, tokenizer: Any, settings: DataSettings) -> Sequence[Example]:
     """The held-out documents; none where none are asked for.
 
     Raises:
@@ -227,10 +223,26 @@ def _prepare_heldout(
     if not len(source):
         return []
     try:
-        return prepare(source, tokenizer, settings, cache=cache).documents
+        return prepared_rows(source, tokenizer, settings).documents
     except DataError as cause:
         remedy = "Raise data.heldout so that usable rows are among them, or set it to 0."
         raise DataError(f"the {len(source)} held-out rows", cause.value, cause.rule, remedy) from cause
+
+
+def _require_same_rows(resumed: RunFolder, source: RowSource) -> None:
+    """Refuse to continue a run on other rows: steps are counted in them.
+
+    Raises:
+        DataError: the rows have changed since the run began.
+    """
+    before = resumed.record().get("hashes", {}).get("data")
+    if before is not None and before != source.fingerprint:
+        raise DataError(
+            source.name,
+            "its rows are not those that the run began with",
+            "A resumed run continues in the order of its rows.",
+            "Put the old rows back, or train the adapter on in a new run (--model RUN/adapter).",
+        )
 
 
 def _run_folder(config: RunConfig, resume: bool) -> RunFolder:
