@@ -11,6 +11,7 @@ from __future__ import annotations
 import datetime
 import itertools
 import random
+from array import array
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -144,8 +145,7 @@ class _Preparation:
             day=day,
             notes=[note for note in [kind.note] if note],
         )
-        self.seen: list[int] = []
-        self.lengths: list[int] = []
+        self.seen, self.lengths = array("q"), array("q")
 
     def run(self, folder: Path | None) -> tuple[Documents, DataReport]:
         """All documents and the finished report; the arrays are written to `folder`."""
@@ -261,7 +261,7 @@ class _Preparation:
         report.documents = len(documents)
         report.real_tokens = len(documents.ids)
         report.supervised_tokens = int(documents.supervised.sum())
-        report.duplicates = len(self.seen) - len(set(self.seen))
+        report.duplicates = len(self.seen) - len(np.unique(np.array(self.seen)))
         report.measure(np.array(self.lengths, np.int64))
         if not report.inserted:
             report.inserted_rows = 0
