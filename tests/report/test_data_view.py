@@ -156,7 +156,7 @@ def test_a_stream_without_such_brackets_gets_others():
 
 
 def test_learnt_text_is_green_on_a_terminal(monkeypatch):
-    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(Console, "_environ", {"TERM": "xterm"})
     monkeypatch.delenv("NO_COLOR", raising=False)
     stream = Terminal()
     console = make_console(stream)
@@ -166,8 +166,7 @@ def test_learnt_text_is_green_on_a_terminal(monkeypatch):
 
 @pytest.mark.parametrize(("name", "value"), [("NO_COLOR", "1"), ("TERM", "dumb")])
 def test_a_terminal_without_colour_gets_brackets(name, value, monkeypatch):
-    monkeypatch.setenv("TERM", "xterm")
-    monkeypatch.setenv(name, value)
+    monkeypatch.setattr(Console, "_environ", {"TERM": "xterm", name: value})  # rich reads what it saw when imported
     stream = Terminal()
     console = make_console(stream)
     console.print(preview(console, [Piece("say ", False), Piece("yes", True)]))
@@ -302,8 +301,7 @@ def test_reasons_names_and_notes_are_inert_and_one_line_each(demo_tokenizer):
 
 
 def test_sixty_columns_are_enough(demo_tokenizer, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "60")
-    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(Console, "_environ", {"TERM": "xterm", "COLUMNS": "60"})
     source = ListRows([{"question": "hi", "answer": "yo " * count} for count in (1, 5, 40, 400, 5000)] * 30)
     made = prepare(source, demo_tokenizer, DataSettings(max_length=256))
     terminal, log = Terminal(), io.StringIO()
