@@ -56,7 +56,6 @@ TESTED_BY = {
     "lora/checkpointing.py": "lora/test_attach.py",
     "training/record.py": "training/test_job.py",
     "training/rows.py": "cli/test_data_command.py",
-    "training/samples.py": "training/test_job.py",
 }
 
 

@@ -33,15 +33,32 @@ def test_what_was_added_comes_back(on_disk, tmp_path):
 def test_on_disk_they_are_mapped_and_leave_nothing_unfinished(tmp_path):
     written(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "ends.npy",
-        "ids.npy",
-        "learnt.npy",
-        "rows.npy",
-        "supervised.npy",
+        "ends.bin",
+        "ids.bin",
+        "learnt.bin",
+        "rows.bin",
+        "supervised.bin",
     ]
     again = Documents.load(tmp_path)
     assert isinstance(again.ids, np.memmap) and again.ids.tolist() == [5, 6, 7, 8, 9, 10]
-    assert np.load(tmp_path / "learnt.npy").dtype == np.bool_
+    assert again.learnt.dtype == np.bool_ and again.learnt.tolist() == [False, True, True, False, False, True]
+
+
+@pytest.mark.parametrize("name", ["ids", "learnt", "ends", "supervised", "rows"])
+@pytest.mark.parametrize("cut", [8, 3])
+def test_a_file_that_was_cut_off_is_noticed(name, cut, tmp_path):
+    written(tmp_path)
+    file = tmp_path / f"{name}.bin"
+    file.write_bytes(file.read_bytes()[:-cut])
+    with pytest.raises(ValueError, match="but not all of them|multiple of the data-type size"):
+        Documents.load(tmp_path)
+
+
+def test_files_are_closed_when_writing_fails(tmp_path):
+    with pytest.raises(RuntimeError), DocumentsWriter(tmp_path) as writer:
+        writer.add(np.array([5], np.int32), np.array([False]), 0)
+        raise RuntimeError
+    assert (tmp_path / "ids.bin").read_bytes() == np.array([5], np.int32).tobytes()
 
 
 @pytest.mark.parametrize("on_disk", [False, True])

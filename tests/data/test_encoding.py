@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hasten.data.conversation import Conversation, PlainText, RowProblem
-from hasten.data.encoding import RowEncoder
+from hasten.data.encoding import RowEncoder, Text
 from hasten.data.templates import ChatEncoder
 from support import tiny
 
@@ -134,6 +134,31 @@ def test_tool_calls_as_text_are_learnt_and_results_are_not():
     assert encoded.calls_as_text and not encoded.tools_as_text
 
 
+def test_rows_that_do_not_teach_where_to_stop():
+    open_end = tiny.CHATML.replace("'<|im_end|>\n'", "('' if loop.last else '<|im_end|>\n')")
+    one, two = encoder(template=open_end).encode([talk("a", "b"), talk("a", "b", "c", "d")])
+    assert (one.endless, two.endless) == (True, False)
+    assert not encoder().encode([talk("a", "b")])[0].endless
+    assert not encoder(loss_on="all", template=open_end).encode([talk("a", "b")])[0].endless
+
+
+def test_words_that_the_template_leaves_out_are_counted():
+    silent = "{% for m in messages if m.role != 'system' %}{{ m.role + m.content + '<|im_end|>' }}{% endfor %}"
+    assert [row.missing for row in encoder(template=silent).encode([TALK, talk("a", "b")])] == [1, 0]
+
+
+def test_a_question_that_is_to_be_learnt_under_markers():
+    marked = (
+        "{% for m in messages %}{{ m.role + ':' }}{% if m.role == 'assistant' %}{% generation %}{{ m.content }}"
+        "{% endgeneration %}{% else %}{{ m.content }}{% endif %}{{ '<|im_end|>' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ 'assistant:' }}{% endif %}"
+    )
+    made = encoder(template=marked)
+    assert made.encoder.renderer.has_markers()
+    flags = (None, None, False, True, None)
+    assert learnt(made, Conversation(TALK.messages, None, flags)) == [f"U2{END}", f"A2{END}"]
+
+
 ODD = st.text(alphabet="ab \n\t.é👍<|>_imendst", max_size=16).filter(str.strip)
 
 
@@ -147,7 +172,7 @@ def test_flags_agree_with_the_offsets_of_every_token(demo, pairs):
     chat = made.encoder.conversation(content)
     spans = [(t.start, t.stop) for t in chat.layout.turns if content.messages[t.message]["role"] == "assistant"]
     encoding = made.encoder.control.plain.encode(chat.layout.text, add_special_tokens=False)
-    slow = made._by_offsets(encoding.ids, encoding.offsets, spans, {})
+    slow = made._by_offsets(encoding.ids, encoding.offsets, Text(chat.layout.text, spans, False, {}))
     if not quick.spelled:
         assert quick.ids.tolist() == slow.ids.tolist()
         assert quick.learnt.tolist() == slow.learnt.tolist()

@@ -62,12 +62,32 @@ def test_a_key_that_holds_none_is_no_column():
 
 
 # 16.1 of the pains.
+def test_columns_of_different_rows_are_no_format():
+    rows = [{"prompt": "q", "text": "t"}, {"response": "a", "text": "t"}]
+    assert detect(rows).name == "text"
+    with pytest.raises(DataError, match="data columns: answer, question"):
+        detect([{"question": "q"}, {"answer": "a"}])
+
+
+@pytest.mark.parametrize(("strays", "name"), [(0, "alpaca"), (4, "alpaca"), (5, "messages")])
+def test_a_few_rows_that_strayed_in_do_not_decide_the_format(strays, name):
+    rows = [{"messages": QA}] * strays + [{"instruction": "q", "output": "a"}] * 9
+    assert detect(rows).name == name
+
+
+def test_rows_without_a_label_do_not_turn_labelled_rows_into_others():
+    rows = [{"messages": QA, "label": label} for label in (True, None, False, None)]
+    assert detect(rows).name == "labelled"
+
+
 def test_a_misspelt_column_is_proposed():
     with pytest.raises(DataError) as caught:
         detect([{"instrucion": "q", "output": "a"}])
     assert caught.value.value == "instrucion, output"
     assert "instruction+output" in caught.value.rule and "messages" in caught.value.rule
-    assert caught.value.remedy == "'instrucion' looks like 'instruction': rename it."
+    setting = "instrucion=instruction"
+    assert caught.value.remedy == f"'instrucion' looks like 'instruction': rename it, or set data.columns to {setting}."
+    assert detect([{"instrucion": "q", "output": "a"}], columns=[setting]).name == "alpaca"
 
 
 def test_columns_that_look_like_nothing():
@@ -307,7 +327,7 @@ def test_a_wanted_format_whose_columns_are_missing():
     assert caught.value.subject == "data.format"
     assert caught.value.value == "'alpaca', but the columns are instrucion, output"
     assert caught.value.rule == "It needs instruction+output; instruction+response."
-    assert caught.value.remedy == "'instrucion' looks like 'instruction': rename it."
+    assert caught.value.remedy.endswith("rename it, or set data.columns to instrucion=instruction.")
     # A column of another format is no misspelt one, near as it may be: "question" is no "conversation".
     with pytest.raises(
         DataError, match=r"It needs messages; conversation; .*Rename your columns, or set data\.columns"

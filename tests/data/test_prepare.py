@@ -4,9 +4,10 @@ import copy
 
 import pytest
 
+from hasten.data.formats import detect
 from hasten.data.packing import IGNORED
-from hasten.data.prepare import content_hash, prepare, split
-from hasten.data.rows import Selection
+from hasten.data.prepare import prepare, read_content, split
+from hasten.data.rows import ListRows, Selection
 from hasten.data.settings import DataSettings
 from hasten.errors import DataError, ModelError
 from support import tiny
@@ -135,9 +136,96 @@ def test_nothing_left_after_truncation_is_refused_with_a_length(demo_tokenizer):
     assert "nothing to learn in the first 64 tokens: 8 (first: row 1)" in caught.value.value
     needed = int(caught.value.remedy.removeprefix("data.max_length = ").split()[0])
     assert 200 < needed < 256
+    assert caught.value.remedy == f"data.max_length = {needed} holds them whole."
     whole = prepare([LONG] * 8, demo_tokenizer, DataSettings(max_length=needed))
     assert len(whole.documents) == 8 and whole.report.too_long.count == 0
     assert runs(whole.documents[0], demo_tokenizer) == [f"a b c{END}"]
+
+
+@pytest.mark.parametrize(("policy", "reason"), [("cut", "nothing to learn in the first"), ("drop", "longer than")])
+@pytest.mark.parametrize("words", [200, 60_000])
+def test_a_length_that_suffices_is_named_whatever_happens_to_long_rows(demo_tokenizer, policy, reason, words):
+    rows = [chat("", "x"), chat("word " * words, "a b c")]
+    with pytest.raises(DataError, match=rf"left out, {reason} 64 tokens: 1 \(row 2\)") as caught:
+        prepare(rows, demo_tokenizer, DataSettings(max_length=64, too_long=policy))
+    needed = int(caught.value.remedy.removeprefix("data.max_length = ").split()[0])
+    assert caught.value.remedy.endswith("row 2 whole." if words > 200 else "holds them whole.")
+    whole = prepare(rows, demo_tokenizer, DataSettings(max_length=needed, too_long=policy))
+    assert [len(document["input_ids"]) for document in whole.documents] == [needed]
+    with pytest.raises(DataError):
+        prepare(rows, demo_tokenizer, DataSettings(max_length=needed - 1, too_long="drop"))
+
+
+def test_no_length_helps_rows_without_anything_to_learn(demo_tokenizer):
+    row = {"messages": [*chat("word " * 60_000)["messages"], {"role": "assistant", "content": "a", "train": False}]}
+    with pytest.raises(DataError, match="Correct the rows"):
+        prepare([row], demo_tokenizer, DataSettings(max_length=64))
+
+
+def test_a_split_row_without_a_document_is_no_used_row(demo_tokenizer):
+    row = {"prompt": "one two three four", "completion": END}  # all that is learnt begins the second piece
+    limit = len(one(row, demo_tokenizer)["input_ids"]) - 1
+    settings = DataSettings(max_length=limit, too_long="split")
+    report = prepare([row, {"prompt": "a", "completion": "b"}], demo_tokenizer, settings).report
+    assert (report.kept, report.documents, report.unlearnt_pieces) == (1, 1, 0)
+    assert report.lines()[-1] == f"left out, nothing to learn in pieces of {limit} tokens: 1 (row 1)"
+    with pytest.raises(DataError, match=f"data.max_length = {limit + 1} holds them whole"):
+        prepare([row], demo_tokenizer, settings)
+
+
+def test_every_token_of_a_split_text_is_in_one_document(demo_tokenizer):
+    rows = [{"text": "one two three four five six seven. " * 9}, {"text": "short"}]
+    whole = prepare(rows, demo_tokenizer, DataSettings()).documents
+    split_up = prepare(rows, demo_tokenizer, DataSettings(max_length=16, too_long="split"))
+    assert split_up.documents.ids.tolist() == whole.ids.tolist()
+    assert split_up.documents.rows.tolist() == [0] * (len(split_up.documents) - 1) + [1]
+    starts = len(split_up.documents) - len(rows)
+    assert split_up.report.supervised_tokens == int(whole.supervised.sum()) - starts, "nothing predicts a first token"
+    assert (split_up.report.kept, split_up.report.lost_tokens) == (2, 0)
+
+
+def test_the_end_of_a_cut_text_was_not_added(demo_tokenizer):
+    report = prepare([{"text": "word " * 99}, {"text": "x"}], demo_tokenizer, DataSettings(max_length=16)).report
+    assert report.ended == 1
+
+
+def test_inserted_text_is_counted_in_rows_that_are_used(demo_tokenizer):
+    rows = [chat("hi", "yo"), chat("hi", ""), chat("hi", "yo", system="S"), {"messages": chat("hi")["messages"]}]
+    report = prepare(rows, demo_tokenizer, DataSettings()).report
+    assert (report.inserted_rows, report.kept) == (1, 2) and "SmolLM" in report.inserted
+    assert prepare(rows[2:], demo_tokenizer, DataSettings(inserted_text="refuse")).report.inserted == ""
+    with pytest.raises(DataError, match=r"rows row 2: the chat template writes 'You are.*Give the rows a system turn"):
+        prepare([rows[2], rows[0]], demo_tokenizer, DataSettings(inserted_text="refuse"))
+
+
+def test_progress_reaches_the_number_of_rows(demo_tokenizer, tmp_path, monkeypatch):
+    monkeypatch.setattr("hasten.data.prepare._BATCH", 3)
+    rows = [chat("hi", "" if number % 3 == 1 else "yo") for number in range(20)] + [chat("hi", "")] * 4
+    for cache in (None, tmp_path, tmp_path):
+        told = []
+        prepare(rows, demo_tokenizer, DataSettings(), cache=cache, on_rows=told.append)
+        assert sum(told) == 24 and min(told) >= 0
+
+
+def test_a_known_format_is_not_looked_for_again(demo_tokenizer):
+    rows = [*ROWS, *[chat("hi", "yo")] * 3]
+    kind = detect(rows)
+    report = prepare(rows[-4:], demo_tokenizer, DataSettings(), kind=kind).report
+    assert (report.format, report.kept) == ("question-answer", 1)
+    assert prepare(rows[-4:], demo_tokenizer, DataSettings()).report.format == "messages"
+
+
+def test_a_row_is_read_as_it_is_rendered():
+    row = chat("a", "b", system="S")
+    kind = detect([row])
+    folded = read_content(row, kind, DataSettings(fold_system=True))
+    assert [message["content"] for message in folded.messages] == ["S\n\na", "b"]
+    row["messages"].insert(1, {"role": "system", "content": "T"})
+    merged = read_content(row, kind, DataSettings(merge_turns=True))
+    assert [message["content"] for message in merged.messages] == ["S\n\nT", "a", "b"]
+    preference = {"prompt": "q", "chosen": "good", "rejected": "bad"}
+    best = read_content(preference, detect([preference]), DataSettings())
+    assert [message["content"] for message in best.messages] == ["q", "good"]
 
 
 def test_rows_with_nothing_left_are_dropped_and_listed(demo_tokenizer, demo_model_folder):
@@ -270,6 +358,9 @@ def test_rows_keep_their_number_when_some_are_held_out(demo_tokenizer):
 
 
 def test_the_content_hash_sees_every_change():
+    def content_hash(rows):
+        return ListRows(rows).fingerprint
+
     assert content_hash(ROWS) == content_hash(copy.deepcopy(ROWS))
     others = [ROWS[::-1], ROWS[:-1], [*ROWS[:-1], {"question": "q19", "answer": "a19 "}], [{"text": "\ud800"}]]
     hashes = {content_hash(rows) for rows in [ROWS, *others]}

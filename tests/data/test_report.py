@@ -20,10 +20,28 @@ def test_nothing_happened():
 
 
 def test_the_first_row_is_named():
-    found = Found()
-    for place in ("row 4", "row 2"):
-        found.add(place)
-    assert str(found) == "2 (first: row 4)" and str(Found(1, "row 3")) == "1 (row 3)"
+    made = report()
+    for row in (3, 1):  # rows that cannot be read are known before those that are tokenized
+        made.too_long.add(row)
+    made.skipped["no messages"] = Found()
+    made.skipped["no messages"].add(4)
+    made.place("b.jsonl", lambda row: f"row {row + 1}")
+    assert str(made.too_long) == "2 (first: row 2)" and str(made.skipped["no messages"]) == "1 (row 5)"
+    assert made.source == "b.jsonl" and made.spelled == Found()
+
+
+def test_rows_that_are_left_out_for_their_length_are_counted_once():
+    made = report(
+        too_long_policy="drop", too_long=Found(3, "row 1"), skipped={"longer than 64 tokens": Found(3, "row 1")}
+    )
+    assert made.lines()[1:] == ["left out, longer than 64 tokens: 3 (first: row 1)"]
+
+
+def test_tokens_of_clipped_rows_are_counted_in_part():
+    made = report(too_long=Found(3, "row 1"), clipped=1, lost_tokens=70)
+    assert made.length_lines() == [
+        "longer than 64 tokens and cut at the end: 3 (first: row 1); at least 70 tokens are not trained on"
+    ]
 
 
 def test_every_line_that_there_is():

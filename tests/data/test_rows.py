@@ -61,9 +61,26 @@ def test_a_slice_is_a_selection_and_reads_nothing_else():
     assert rows[:3][1:].place(0) == "row 2"
 
 
-def test_a_selection_from_the_beginning_reads_in_order():
+@pytest.mark.parametrize(
+    "indices", [range(4), [0, 1, 2, 3], [0, 2, 5, 6], [9], [], [3, 0], [2, 2, 4], range(3, -1, -1)]
+)
+@pytest.mark.parametrize("jumps", [True, False])
+def test_a_selection_has_its_rows_in_its_order(indices, jumps, monkeypatch):
     rows = Counted(10)
-    assert (list(rows[:4]), rows.read) == ([{"n": 0}, {"n": 1}, {"n": 2}, {"n": 3}], [])
+    monkeypatch.setattr(Counted, "jumps", jumps)
+    assert list(Selection(rows, indices)) == [{"n": number} for number in indices]
+
+
+def test_many_rows_in_order_are_read_in_one_pass(monkeypatch):
+    rows = Counted(10)
+    assert (list(Selection(rows, [0, 2, 5, 6])), rows.read) == ([{"n": 0}, {"n": 2}, {"n": 5}, {"n": 6}], [])
+    assert (list(rows[:4][1:]), rows.read) == ([{"n": 1}, {"n": 2}, {"n": 3}], [])
+    few = Selection(rows, [2, 9])
+    assert (list(few), rows.read) == ([{"n": 2}, {"n": 9}], [2, 9])
+    monkeypatch.setattr(Counted, "jumps", False)  # where one row by its place costs more than all of them
+    assert (list(few), rows.read) == ([{"n": 2}, {"n": 9}], [2, 9])
+    assert not Selection(few, [0]).jumps and not Mixture([source("a", 1), rows]).jumps
+    assert Mixture([source("a", 1), rows], (1, 1)).jumps, "of a weighted mixture every row is read by its place"
 
 
 def test_without_weights_sources_follow_one_another():

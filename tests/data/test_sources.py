@@ -12,7 +12,7 @@ import pytest
 
 from hasten.data.rows import BrokenRow, ListRows, Mixture
 from hasten.data.settings import DataSettings
-from hasten.data.sources import PYTHON_DOCS, open_rows, read_rows
+from hasten.data.sources import PYTHON_DOCS, open_rows
 from hasten.errors import ConfigError, DataError
 
 ROWS = [{"question": "café?", "answer": "a\u2028b"}, {"question": "two", "answer": "c\nd\x85e"}]
@@ -32,6 +32,10 @@ def lines(rows, end="\n", ascii_only=False):
 
 def opened(*sources, **settings):
     return open_rows(DataSettings(source=sources[0] if len(sources) == 1 else list(sources), **settings))
+
+
+def read_rows(source):
+    return list(opened(source))
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from hasten.data.formats import RowProblem
+from hasten.data.conversation import Conversation, RowProblem
 from hasten.data.templates import ChatEncoder
 from hasten.errors import CapabilityError, ModelError
 from support import tiny
@@ -133,6 +133,48 @@ def test_generation_markers(template):
     assert text == made.renderer.render(talk)
 
 
+# Markers as training copies of stock templates have them.
+WIDE = MARKED.replace("{{ m.content }}INSIDE", "{{ m.content + '<|im_end|>\n' }}").replace(
+    "{{ '<|im_end|>\n' }}{% else", "{% else"
+)
+WITH_HEADER = (
+    "{% for m in messages %}{% if m.role == 'assistant' %}{% generation %}{{ '<|im_start|>assistant\n' }}"
+    "{{ m.content + '<|im_end|>\n' }}{% endgeneration %}"
+    "{% else %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+BY_CALL = (
+    "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' }}{% if m.role == 'assistant' %}"
+    "{% generation %}{{ m.content }}{% endgeneration %}{% for c in m.tool_calls or [] %}{{ ' ' }}{% generation %}"
+    "{{ c.function.name + ':' }}{{ c.function.arguments | tojson }}{% endgeneration %}{% endfor %}"
+    "{% else %}{{ m.content }}{% endif %}{{ '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
+
+@pytest.mark.parametrize("template", [WIDE, WITH_HEADER], ids=["line break", "header"])
+def test_marked_headers_and_blanks_behind_the_end_are_not_learnt(template):
+    assert pieces(encoder(template), TALK) == [f"A1{END}", f"A2{END}"]
+    assert pieces(encoder(template), [A1, U1, A2]) == [f"A1{END}", f"A2{END}"]
+
+
+def test_several_marked_parts_belong_to_one_turn():
+    calls = [{"type": "function", "function": {"name": name, "arguments": {"n": 1}}} for name in ("f", "g")]
+    talk = [U1, {"role": "assistant", "content": "A1", "tool_calls": calls}, {"role": "tool", "content": "R"}, A2]
+    made = encoder(BY_CALL)
+    layout = made.conversation(Conversation(talk)).layout
+    parts = [(turn.message, layout.text[turn.start : turn.stop]) for turn in layout.turns]
+    assert parts == [(1, "A1"), (1, 'f:{"n": 1}'), (1, f'g:{{"n": 1}}{END}'), (3, f"A2{END}")]
+
+
+def test_turns_that_the_markers_leave_out_are_not_learnt():
+    last = "{% if m.role == 'assistant' and loop.last %}"
+    made = encoder(MARKED.replace("{% if m.role == 'assistant' %}", last).replace("INSIDE", ""))
+    layout = made.conversation(Conversation(TALK)).layout
+    assert [layout.text[turn.start : turn.stop] for turn in layout.turns] == ["", f"A2{END}"]
+    assert layout.left_out == ()
+
+
 # 4.8 of the pains.
 def test_text_that_the_template_writes_itself(demo_tokenizer):
     inserted = ChatEncoder(demo_tokenizer).inserted_text()
@@ -175,7 +217,9 @@ WITH_BOS = (
 
 
 @pytest.mark.parametrize(
-    "template", [WITH_BOS, WITH_BOS.removeprefix("{{ bos_token }}")], ids=["writes it", "does not"]
+    "template",
+    [WITH_BOS, WITH_BOS.removeprefix("{{ bos_token }}")],
+    ids=["writes it", "does not"],
 )
 @pytest.mark.parametrize("source", ["demo", "tiny"])
 def test_exactly_one_begin_token(template, source, demo_tokenizer):
@@ -187,6 +231,11 @@ def test_exactly_one_begin_token(template, source, demo_tokenizer):
         assert ids[0] == 1 and ids.count(1) == 1
     assert len(offsets) == len(row)
     assert row[: len(prompt)] == prompt
+
+
+def test_a_begin_token_behind_blanks_is_enough():
+    made = encoder("{{ '\n  ' }}" + WITH_BOS, tiny.with_bos(tiny.tokenizer()))
+    assert made.encode(made.renderer.render([U1, A1]))[0].count(1) == made.encode_prompt([U1]).count(1) == 1
 
 
 def test_no_begin_token_where_the_model_wants_none(demo_tokenizer):
@@ -243,6 +292,12 @@ def test_phi3_ends_its_turns_with_its_own_token():
     tokenizer = phi3_tokenizer()
     made = encoder(PHI3, tokenizer)
     assert made.end_ids() == [tiny.EOS, tokenizer.convert_tokens_to_ids("<|end|>")]
+
+
+def test_an_end_that_only_earlier_answers_have():
+    closed = "{% for m in messages %}{{ m.role + ':' + m.content }}{% if not loop.last %}{{ '<|pad|>' }}{% endif %}"
+    closed += "{% endfor %}{% if add_generation_prompt %}{{ '<|pad|>assistant:' }}{% endif %}"
+    assert encoder(closed).end_ids() == [tiny.PAD, tiny.EOS]
 
 
 def test_ends_without_a_template_or_with_one_for_other_conversations():

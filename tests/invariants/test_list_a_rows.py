@@ -65,8 +65,8 @@ def test_a1_multi_turn_mask_on_the_stock_template(demo_tokenizer):
 def test_a1_turns_red_when_only_one_turn_is_learnt(demo_tokenizer, monkeypatch):
     find = TurnFinder.find
 
-    def last_only(self, *arguments):
-        layout = find(self, *arguments)
+    def last_only(self, *arguments, **options):
+        layout = find(self, *arguments, **options)
         return Layout(layout.text, layout.turns[-1:])
 
     monkeypatch.setattr(TurnFinder, "find", last_only)
@@ -135,9 +135,9 @@ def test_a4_exactly_one_begin_token(demo_tokenizer):
 def test_a4_turns_red_when_the_begin_token_is_never_or_always_added(demo_tokenizer, monkeypatch, wants):
     bos = np.array([1], np.int32)
 
-    def blanket(self, ids, learnt, straddles, facts):
+    def blanket(self, ids, learnt, straddles, item):
         ids, learnt = (np.concatenate([bos, ids]), np.concatenate([[False], learnt])) if wants else (ids, learnt)
-        return encoding.Encoded(ids, learnt, straddles=straddles, **facts)
+        return encoding.Encoded(ids, learnt, straddles=straddles, **item.facts)
 
     monkeypatch.setattr(encoding.RowEncoder, "_encoded", blanket)
     with pytest.raises(AssertionError):
@@ -169,7 +169,7 @@ def test_a5_turns_red_when_rows_are_looked_at_before_they_are_cut(demo_tokenizer
         def _write(self, encoded, number, writer):
             writer.add(encoded.ids[: self.settings.max_length], encoded.learnt[: self.settings.max_length], number)
 
-        def _take(self, encoded, number, writer):
+        def _take(self, content, encoded, number, writer):
             self._write(encoded, number, writer)
 
     monkeypatch.setattr(preparing, "_Preparation", Early)

@@ -27,6 +27,7 @@ from hasten.runs.status import effective_state
 from hasten.training import job as jobs
 from hasten.training.config import combine
 from hasten.training.job import train
+from support.tiny import CHATML
 
 
 def overlay(values, **sections):
@@ -131,6 +132,7 @@ def test_an_adapter_folder_continues_training(tiny_values):
     [
         ({"lora": {"targets": ["q_proj", "v_prj"]}}, ConfigErrors, "'v_prj'", "'v_proj'"),
         ({"training": {"steps": -1}}, ConfigErrors, "training.steps: -1", "Raise it"),
+        ({"training": {"steps": 0, "epochs": 0.0}}, ConfigError, "0, as is training.steps", "Set one of them"),
         ({"data": {"heldout": 12}}, DataError, "12 of 12 rows", "Lower it"),
         ({"data": {"max_length": 8}}, DataError, "nothing to learn", "data.max_length ="),
         ({"data": {"source": "nowhere.jsonl"}}, DataError, "no such file", "Check the spelling"),
@@ -222,6 +224,33 @@ def test_held_out_rows_that_cannot_be_used(tiny_values, rows_file):
         train(combine(tiny_values), rows=faulty)
 
 
+def numbered(file):
+    """The rows of a file, with questions that differ."""
+    rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    return [{**row, "question": f"{number} {row['question']}"} for number, row in enumerate(rows)]
+
+
+def test_held_out_rows_have_the_format_of_all_rows(tiny_values, rows_file):
+    rows = numbered(rows_file)
+    held_out = [row["question"] for row in split(rows, DataSettings(heldout=2))[1]]
+    turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
+    strays = [{"messages": turns} if row["question"] == held_out[0] else row for row in rows]
+    job = jobs.prepare_job(combine(tiny_values), make_console(io.StringIO()), strays)
+    assert job.training.report.format == "question-answer" and job.training.report.kept == 10
+    assert len(job.heldout) == 1 and [sample.prompt for sample in job.samples] == [held_out[1]]
+
+
+def test_rows_that_the_template_refuses_are_no_samples(tiny_values, rows_file, tmp_path):
+    rows = numbered(rows_file)
+    template = tmp_path / "refuses.jinja"
+    template.write_text("{% if messages[0].role == 'system' %}{{ raise_exception('no') }}{% endif %}" + CHATML)
+    held_out = [row["question"] for row in split(rows, DataSettings(heldout=2))[1]]
+    rows = [{**row, "system": "s"} if row["question"] == held_out[0] else row for row in rows]
+    tiny_values["data"]["template"] = str(template)
+    result = train(overlay(tiny_values, training={"samples": 2}), rows=rows)
+    assert [sample.prompt for sample in result.samples] == [held_out[1]]
+
+
 def test_rows_of_a_program(tiny_values, rows_file, capsys):
     from datasets import Dataset
 
@@ -255,3 +284,21 @@ def test_a_run_is_not_continued_on_other_rows(tiny_values, rows_file):
         file.write(json.dumps({"question": "new", "answer": "row"}) + "\n")
     with pytest.raises(DataError, match="not those that the run began with.*Put the old rows back"):
         train(again, resume=True)
+
+
+@pytest.mark.parametrize("change", [{"heldout": 3}, {"limit": 9}, {"loss_on": "all"}])
+def test_a_run_is_not_continued_on_other_documents(tiny_values, change):
+    run = train(combine(tiny_values)).run
+    with pytest.raises(DataError, match="when the run began: 10 documents.*Take back"):
+        train(overlay(tiny_values, output=str(run), data=change), resume=True)
+
+
+@pytest.mark.parametrize(
+    ("every", "said"), [(2, "continued from checkpoint-4"), (0, "no complete checkpoint: it begins")]
+)
+def test_where_a_run_continues_is_said(tiny_values, every, said, capsys):
+    tiny_values["training"]["save_every"] = every
+    run = train(combine(tiny_values)).run
+    capsys.readouterr()
+    result = train(overlay(tiny_values, output=str(run), training={"steps": 5}), resume=True)
+    assert said in capsys.readouterr().out and len(result.losses) == (1 if every else 5)

@@ -1,31 +1,41 @@
 """Prepared rows on disk, under a key of everything they depend on.
 
-The key is a SHA-256 over the rows' content, the tokenizer (vocabulary, added tokens, chat template), the settings that
-change tokens or labels, the day where the template prints it, and the versions of hasten and tokenizers. Change one
-and the key is another; nothing is ever looked up by name or by time.
+The key is a SHA-256 over the rows' content, the tokenizer (vocabulary, added tokens, chat template), the format and the
+settings that change tokens or labels, the day where the template prints it, and the versions of what renders and
+tokenizes. Change one and the key is another; nothing is ever looked up by name or by time.
+
+Entries are put in place whole. Several processes may make the same one at once: the first stays, the others use it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import errno
 import hashlib
 import importlib.metadata
 import json
+import shutil
+import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from hasten import __version__
 from hasten.data.documents import Documents
+from hasten.data.formats import Format
 from hasten.data.report import DataReport
 from hasten.data.settings import DataSettings
-from hasten.files import new_folder
+from hasten.files import new_folder, storing
 
 _REPORT = "report.json"
-_FORM = 1
+_UNFINISHED = ".unfinished-"
+_ABANDONED_S = 86_400.0
+_FORM = 2
 """Raised when the files or the rules by which rows become tokens change."""
+_PACKAGES = ("tokenizers", "transformers", "jinja2")
 _SETTINGS = (
-    "format",
     "columns",
     "max_length",
     "too_long",
@@ -37,11 +47,12 @@ _SETTINGS = (
 )
 
 
-def key_of(fingerprint: str, tokenizer: Any, settings: DataSettings, day: str) -> str:
+def key_of(fingerprint: str, kind: Format, tokenizer: Any, settings: DataSettings, day: str) -> str:
     """What prepared rows are known by.
 
     Args:
         fingerprint: of the rows.
+        kind: the format they are read in.
         tokenizer: a fast transformers tokenizer.
         settings: of the data path; only those that change tokens or labels count.
         day: the day that the template prints; empty where it prints none.
@@ -50,8 +61,9 @@ def key_of(fingerprint: str, tokenizer: Any, settings: DataSettings, day: str) -
     parts = {
         "form": _FORM,
         "hasten": __version__,
-        "tokenizers": importlib.metadata.version("tokenizers"),
+        "packages": {name: importlib.metadata.version(name) for name in _PACKAGES},
         "rows": fingerprint,
+        "format": [kind.name, kind.columns, kind.is_chat],
         "tokenizer": _hash(tokenizer.backend_tokenizer.to_str()),
         "special": {name: str(token) for name, token in tokenizer.special_tokens_map.items()},
         "template": _hash(json.dumps(tokenizer.chat_template)),
@@ -62,15 +74,14 @@ def key_of(fingerprint: str, tokenizer: Any, settings: DataSettings, day: str) -
 
 
 def load(cache: Path, key: str) -> tuple[Documents, DataReport] | None:
-    """What is stored under a key, memory-mapped; None where there is nothing, or nothing whole."""
+    """What is stored under a key, memory-mapped; None where there is nothing that can be read, or nothing whole."""
     folder = cache / key
     try:
         report = DataReport.from_dict(json.loads((folder / _REPORT).read_text(encoding="utf-8")))
-        return Documents.load(folder), report
-    except (FileNotFoundError, NotADirectoryError):
+        documents = Documents.load(folder)
+    except (OSError, ValueError, KeyError, TypeError):  # half a file, or one of another version: made anew
         return None
-    except (ValueError, KeyError, TypeError, EOFError):  # half a file, or one of another version: made anew
-        return None
+    return (documents, report) if len(documents) == report.documents else None
 
 
 def store(cache: Path, key: str, make: Callable[[Path], tuple[Documents, DataReport]]) -> tuple[Documents, DataReport]:
@@ -84,10 +95,32 @@ def store(cache: Path, key: str, make: Callable[[Path], tuple[Documents, DataRep
     Raises:
         StorageError: the folder cannot be written or the disk is full.
     """
-    with new_folder(cache / key) as folder:
-        _, report = make(folder)
-        (folder / _REPORT).write_text(json.dumps(report.as_dict()), encoding="utf-8")
-    return Documents.load(cache / key), report
+    path = cache / key
+    with storing(path):
+        cache.mkdir(parents=True, exist_ok=True)
+        _sweep(cache)
+        with tempfile.TemporaryDirectory(prefix=_UNFINISHED, dir=cache) as private:
+            made = Path(private) / key
+            with new_folder(made) as folder:
+                report = make(folder)[1]
+                (folder / _REPORT).write_text(json.dumps(report.as_dict()), encoding="utf-8")
+            if load(cache, key) is None:
+                shutil.rmtree(path, ignore_errors=True)  # what is left of a damaged one
+                with contextlib.suppress(OSError):  # another process was faster
+                    made.rename(path)
+        found = load(cache, key)
+        if found is None:
+            raise OSError(errno.EIO, "the rows cannot be read back")
+    return found
+
+
+def _sweep(cache: Path) -> None:
+    """Remove what killed processes left behind; one that is at work writes all the time."""
+    for folder in cache.glob(f"{_UNFINISHED}*"):
+        with contextlib.suppress(OSError):
+            written = max((path.stat().st_mtime for path in folder.rglob("*")), default=folder.stat().st_mtime)
+            if time.time() - written > _ABANDONED_S:
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def _hash(text: str) -> str:

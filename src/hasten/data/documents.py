@@ -1,17 +1,18 @@
-"""Tokenized documents: two flat arrays instead of millions of Python numbers.
+"""Tokenized documents: flat arrays instead of millions of Python numbers.
 
     ids      int32   a a a a | b b b | c ...        all documents end to end
     learnt   bool    0 0 1 1 | 0 1 1 | 0 ...        which of them are learnt
     ends     int64           4       7  ...         where each document ends
 
-In memory, or memory-mapped from the cache so that a data set may be larger than memory.
+In memory, or in files of bare values that are memory-mapped, so that a data set may be larger than memory.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from io import BytesIO
 from pathlib import Path
-from typing import Any, cast, overload
+from typing import Any, BinaryIO, cast, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +22,13 @@ from hasten.data.packing import IGNORED, Example
 Ids = NDArray[np.int32]
 Flags = NDArray[np.bool_]
 Counts = NDArray[np.int64]
-_FILES = ("ids", "learnt", "ends", "supervised", "rows")
+_KINDS: dict[str, Any] = {
+    "ids": np.int32,
+    "learnt": np.bool_,
+    "ends": np.int64,
+    "supervised": np.int64,
+    "rows": np.int64,
+}
 
 
 class Documents(Sequence[Example]):
@@ -69,9 +76,17 @@ class Documents(Sequence[Example]):
 
     @classmethod
     def load(cls, folder: Path) -> Documents:
-        """Memory-mapped from a folder that `DocumentsWriter` wrote."""
-        arrays = [np.load(folder / f"{name}.npy", mmap_mode="r") for name in _FILES]
-        return cls(*cast("tuple[Any, Any, Any, Any, Any]", tuple(arrays)))
+        """Memory-mapped from a folder that `DocumentsWriter` wrote.
+
+        Raises:
+            OSError: a file is missing or cannot be read.
+            ValueError: the files do not belong together, or one was cut off.
+        """
+        made = cls(*(_mapped(folder / f"{name}.bin", kind) for name, kind in _KINDS.items()))
+        tokens = int(made.ends[-1]) if len(made) else 0
+        if not (len(made.ids) == len(made.learnt) == tokens and len(made) == len(made.supervised) == len(made.rows)):
+            raise ValueError(f"{folder} holds {len(made)} documents of {tokens} tokens, but not all of them")
+        return made
 
 
 class DocumentsWriter:
@@ -83,43 +98,37 @@ class DocumentsWriter:
 
     def __init__(self, folder: Path | None = None) -> None:
         self._folder = folder
-        self._counts: dict[str, list[int]] = {"ends": [], "supervised": [], "rows": []}
+        self._files: dict[str, BinaryIO] = {
+            name: BytesIO() if folder is None else (folder / f"{name}.bin").open("wb") for name in _KINDS
+        }
         self._tokens = 0
-        self._parts: dict[str, list[NDArray[Any]]] = {"ids": [], "learnt": []}
-        self._files = {name: (folder / f"{name}.raw").open("wb") for name in self._parts} if folder else {}
+
+    def __enter__(self) -> DocumentsWriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._folder is not None:  # what is in memory is the documents' own
+            for file in self._files.values():
+                file.close()
 
     def add(self, ids: Ids, learnt: Flags, row: int) -> None:
         """Take one document."""
         self._tokens += len(ids)
-        for name, number in (("ends", self._tokens), ("supervised", int(learnt.sum())), ("rows", row)):
-            self._counts[name].append(number)
-        for name, values in (("ids", ids), ("learnt", learnt)):
-            if self._files:
-                self._files[name].write(values.tobytes())
-            else:
-                self._parts[name].append(values)
+        values = (ids, learnt, self._tokens, np.count_nonzero(learnt), row)
+        for (name, kind), value in zip(_KINDS.items(), values, strict=True):
+            self._files[name].write(np.asarray(value, kind).tobytes())
 
     def finish(self) -> Documents:
         """All documents."""
-        counts = {name: np.array(numbers, np.int64) for name, numbers in self._counts.items()}
-        if self._folder is None:
-            empty = {"ids": np.zeros(0, np.int32), "learnt": np.zeros(0, np.bool_)}
-            joined = {name: np.concatenate([empty[name], *parts]) for name, parts in self._parts.items()}
-            return Documents(joined["ids"], joined["learnt"], **counts)
-        for name, kind in (("ids", np.int32), ("learnt", np.bool_)):
-            self._files[name].close()
-            _add_header(self._folder / f"{name}.raw", self._folder / f"{name}.npy", kind, self._tokens)
-        for name, numbers in counts.items():
-            np.save(self._folder / f"{name}.npy", numbers)
-        return Documents.load(self._folder)
+        if self._folder is not None:
+            for file in self._files.values():
+                file.flush()
+            return Documents.load(self._folder)
+        buffers = {name: cast(BytesIO, file).getbuffer() for name, file in self._files.items()}
+        arrays: list[Any] = [np.frombuffer(buffers[name], kind) for name, kind in _KINDS.items()]
+        return Documents(*arrays)
 
 
-def _add_header(raw: Path, target: Path, kind: Any, count: int) -> None:
-    """Raw values become an .npy file, a block at a time."""
-    import shutil
-
-    with target.open("wb") as out, raw.open("rb") as values:
-        header = {"descr": np.lib.format.dtype_to_descr(np.dtype(kind)), "fortran_order": False, "shape": (count,)}
-        np.lib.format.write_array_header_1_0(out, header)
-        shutil.copyfileobj(values, out, 1 << 20)
-    raw.unlink()
+def _mapped(file: Path, kind: Any) -> Any:
+    # Nothing cannot be mapped.
+    return np.memmap(file, kind, mode="r") if file.stat().st_size else np.zeros(0, kind)

@@ -20,7 +20,7 @@ import numpy as np
 
 from hasten.data.conversation import Conversation, PlainText, RowProblem
 from hasten.data.documents import Flags, Ids
-from hasten.data.spans import Layout, Span
+from hasten.data.spans import Span
 from hasten.data.templates import ChatEncoder, Rendered, refuse_surrogates
 
 Content = Conversation | PlainText
@@ -40,7 +40,8 @@ class Encoded:
         unseen: see `hasten.data.spans.Layout`.
         calls_as_text, tools_as_text: the template has no place for them, so they were written as text.
         clipped: characters beyond the length limit were left out before tokenization.
-        missing: messages that the template leaves out.
+        missing: messages whose words the template leaves out.
+        endless: no answer that is learnt ends with a control token, so the row does not teach where to stop.
     """
 
     ids: Ids
@@ -53,6 +54,7 @@ class Encoded:
     tools_as_text: bool = False
     clipped: bool = False
     missing: int = 0
+    endless: bool = False
 
 
 @dataclass(frozen=True)
@@ -121,7 +123,7 @@ class RowEncoder:
                 made.append(item)
             elif item.hidden:
                 ids, offsets, spans = self.encoder.control.encode(item.text, item.spans)
-                made.append(self._by_offsets(ids, offsets, spans, item.facts))
+                made.append(self._by_offsets(ids, offsets, replace(item, spans=spans)))
             else:
                 made.append(self._by_borders(next(remaining), item))
         return made
@@ -171,14 +173,17 @@ class RowEncoder:
         conversation, calls, tools = self.encoder.renderer.supported(content)
         rendered = self.encoder.conversation(conversation, text=text, hide=spelled and self.encoder.protects)
         layout = rendered.layout
+        spans = self._spans(conversation, rendered)
+        ended = any(layout.text.endswith(self.encoder.control_tokens, 0, stop) for _, stop in spans)
         facts = {
             "calls_as_text": calls,
             "tools_as_text": tools,
             "unseen": layout.unseen,
             "spelled": spelled,
-            "missing": _missing(conversation, layout),
+            "missing": len(layout.left_out),
+            "endless": bool(spans) and not ended and self._loss_on != "all",
         }
-        return Text(layout.text, self._spans(conversation, rendered), rendered.hidden, facts)
+        return Text(layout.text, spans, rendered.hidden, facts)
 
     def _spans(self, conversation: Conversation, rendered: Rendered) -> list[Span]:
         """The learnt characters of a conversation."""
@@ -193,9 +198,10 @@ class RowEncoder:
         if self._loss_on == "all":
             return _without([(turn.start, turn.stop) for turn in turns if flags[turn.message] is False], len(text))
         usual = answers[-1:] if self._loss_on == "last" else answers
+        chosen = [turn for turn in turns if turn.start < turn.stop]
         return [
             (turn.start, turn.stop)
-            for turn in turns
+            for turn in chosen
             if flags[turn.message] or (flags[turn.message] is None and turn.message in usual)
         ]
 
@@ -231,7 +237,7 @@ class RowEncoder:
             first = encoding.char_to_token(start) if start < stop else None
             last = encoding.char_to_token(stop) if stop < len(item.text) else len(ids)
             if first is None or last is None:
-                return self._by_offsets(encoding.ids, encoding.offsets, item.spans, item.facts)
+                return self._by_offsets(encoding.ids, encoding.offsets, item)
             if encoding.token_to_chars(first)[0] < start:
                 if int(ids[first]) in self.encoder.control_ids:
                     first += 1
@@ -240,37 +246,26 @@ class RowEncoder:
             if last < len(ids) and encoding.token_to_chars(last)[0] < stop:
                 last += 1
             learnt[first:last] = True
-        return self._encoded(ids, learnt, straddles, item.facts)
+        return self._encoded(ids, learnt, straddles, item)
 
-    def _by_offsets(
-        self, ids: Sequence[int], offsets: Sequence[Span], spans: Sequence[Span], facts: dict[str, Any]
-    ) -> Encoded:
+    def _by_offsets(self, ids: Sequence[int], offsets: Sequence[Span], item: Text) -> Encoded:
+        """Flags from every token's characters, which are places in the text that was encoded, as the spans are."""
         learnt = np.zeros(len(ids), np.bool_)
         straddles = False
         for index, (token, (begin, end)) in enumerate(zip(ids, offsets, strict=True)):
-            for start, stop in spans:
+            for start, stop in item.spans:
                 # A control token of the header that swallows the blanks after it is no part of the answer.
                 if begin < stop and start < end and not (begin < start and token in self.encoder.control_ids):
                     learnt[index] = True
                     straddles |= begin < start
-        return self._encoded(np.array(ids, np.int32), learnt, straddles, facts)
+        return self._encoded(np.array(ids, np.int32), learnt, straddles, item)
 
-    def _encoded(self, ids: Ids, learnt: Flags, straddles: bool, facts: dict[str, Any]) -> Encoded:
-        bos = self.encoder.tokenizer.bos_token_id
-        if self.encoder.wants_bos and (len(ids) == 0 or ids[0] != bos):
-            ids, learnt = np.concatenate([[np.int32(bos)], ids]), np.concatenate([[False], learnt])
+    def _encoded(self, ids: Ids, learnt: Flags, straddles: bool, item: Text) -> Encoded:
+        if self.encoder.lacks_bos(item.text, ids[:1].tolist()):
+            bos = np.int32(self.encoder.tokenizer.bos_token_id)
+            ids, learnt = np.concatenate([[bos], ids]), np.concatenate([[False], learnt])
         learnt[:1] = False  # nothing predicts the first token
-        return Encoded(ids=ids, learnt=learnt, straddles=straddles, **facts)
-
-
-def _missing(conversation: Conversation, layout: Layout) -> int:
-    """Messages with content that the template does not render."""
-    if any(turn.message < 0 for turn in layout.turns):
-        return 0
-    rendered = {turn.message for turn in layout.turns}
-    return sum(
-        bool(message["content"]) and index not in rendered for index, message in enumerate(conversation.messages)
-    )
+        return Encoded(ids=ids, learnt=learnt, straddles=straddles, **item.facts)
 
 
 def _without(left_out: Sequence[Span], length: int) -> list[Span]:

@@ -62,7 +62,8 @@ class Format:
 
 
 def detect(rows: Iterable[Row], wanted: str = "auto", columns: Sequence[str] = ()) -> Format:
-    """The format whose columns the rows have.
+    """The format whose columns the rows have: all columns of it in one row, and in no fewer than half as many rows as
+    any other format's. So a few rows that strayed in do not decide for all, and of equals the first is meant.
 
     Args:
         rows: the first 1000 are looked at; broken ones count for nothing.
@@ -85,11 +86,13 @@ def detect(rows: Iterable[Row], wanted: str = "auto", columns: Sequence[str] = (
         )
     renames = _renames(columns, whole)
     whole = [_renamed(row, renames) for row in whole]
-    present = {key for row in whole for key, value in row.items() if value is not None}
-    for candidate in _candidates(wanted):
-        if present.issuperset(candidate.columns) and (wanted != "auto" or _is_meant(candidate, whole)):
+    filled = [{key for key, value in row.items() if value is not None} for row in whole]
+    candidates = [one for one in _candidates(wanted) if wanted != "auto" or _is_meant(one, whole)]
+    counts = [sum(columns.issuperset(one.columns) for columns in filled) for one in candidates]
+    for candidate, count in zip(candidates, counts, strict=True):
+        if count and 2 * count >= max(counts):
             return _settled(candidate, wanted, whole, renames)
-    raise _unknown(wanted, present)
+    raise _unknown(wanted, set().union(*filled))
 
 
 def _candidates(wanted: str) -> list[Format]:
@@ -130,10 +133,12 @@ def _unknown(wanted: str, present: set[str]) -> DataError:
     formats = _candidates(wanted) if wanted != "auto" else [one for one in FORMATS if one.name != "labelled"]
     known = list(dict.fromkeys(column for one in formats for column in one.columns))
     strange = sorted(present.difference(_known()))
-    typos = [f"'{column}' looks like '{match}'" for column in strange if (match := nearest(column, known))]
+    typos = {column: match for column in strange if (match := nearest(column, known))}
     expected = "; ".join(dict.fromkeys("+".join(one.columns) for one in formats))
     found = ", ".join(sorted(present)) or "none"
-    remedy = f"{'; '.join(typos)}: rename it." if typos else "Rename your columns, or set data.columns to theirs=ours."
+    alike = "; ".join(f"'{column}' looks like '{match}'" for column, match in typos.items())
+    setting = ", ".join(f"{column}={match}" for column, match in typos.items()) or "theirs=ours"
+    remedy = (f"{alike}: rename it" if typos else "Rename your columns") + f", or set data.columns to {setting}."
     if wanted == "auto":
         return DataError("data columns", found, f"One of these sets is needed: {expected}.", remedy)
     return DataError("data.format", f"'{wanted}', but the columns are {found}", f"It needs {expected}.", remedy)

@@ -9,11 +9,10 @@ kept under a key of everything it depends on, so a second run with the same rows
 from __future__ import annotations
 
 import datetime
-import itertools
 import random
 from array import array
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ import numpy as np
 
 from hasten.data import cache as prepared_cache
 from hasten.data.conversation import Conversation, Preference, RowProblem
-from hasten.data.documents import Documents, DocumentsWriter
+from hasten.data.documents import Documents, DocumentsWriter, Flags, Ids
 from hasten.data.encoding import Content, Encoded, RowEncoder
 from hasten.data.formats import Format, detect
 from hasten.data.report import DataReport, Found
@@ -30,7 +29,6 @@ from hasten.data.settings import DataSettings
 from hasten.data.templates import ChatEncoder
 from hasten.data.turns import neighbours_merged, system_folded
 from hasten.errors import ConfigError, DataError, StorageError
-from hasten.files import require_writable
 
 _BATCH = 1000
 _MOST_CHARACTERS = 4_000_000
@@ -62,11 +60,11 @@ def split(rows: RowSource | Sequence[Row], settings: DataSettings) -> tuple[RowS
             "Some rows must be left to train on.",
             "Lower it.",
         )
-    order = list(range(len(source)))
+    order = array("q", range(len(source)))
     random.Random(settings.seed).shuffle(order)
-    heldout, training = order[: settings.heldout], order[settings.heldout :]
-    training = training[: settings.limit or None]
-    return Selection(source, sorted(training)), Selection(source, sorted(heldout))
+    heldout = order[: settings.heldout]
+    training = order[settings.heldout :][: settings.limit or None]
+    return Selection(source, np.sort(np.array(training))), Selection(source, np.sort(np.array(heldout)))
 
 
 def as_source(rows: RowSource | Sequence[Row]) -> RowSource:
@@ -79,6 +77,7 @@ def prepare(
     tokenizer: Any,
     settings: DataSettings,
     *,
+    kind: Format | None = None,
     cache: Path | None = None,
     on_rows: Callable[[int], None] | None = None,
 ) -> Prepared:
@@ -88,8 +87,9 @@ def prepare(
         rows: raw rows, all of one format.
         tokenizer: the model's own, with the chat template that is wanted.
         settings: format, length limit, which tokens are learnt.
+        kind: the rows' format, where it is known; else it is found from these rows.
         cache: the folder of prepared rows; None prepares them anew, in memory.
-        on_rows: called with the number of rows of each finished batch.
+        on_rows: called with the number of rows that were done since the last call.
 
     Raises:
         ConfigError: `format` or `columns` do not fit the rows, or `date` is no day.
@@ -97,27 +97,77 @@ def prepare(
         ModelError: conversations without a chat template.
     """
     source = as_source(rows)
-    kind = detect(itertools.islice(source, _BATCH), settings.format, settings.columns)
+    kind = kind or detect(source, settings.format, settings.columns)
     day = _day(settings)
     encoder = ChatEncoder(tokenizer, day=day, control_text=settings.control_tokens == "text")
     if kind.is_chat:
         encoder.require_template()
-    prints_date = kind.is_chat and encoder.renderer.prints_date(encoder.renderer.template())
-    job = _Preparation(source, kind, encoder, settings, str(day) if prints_date else "", on_rows)
-    if cache is not None and not _writable(cache):
-        job.report.notes.append(f"the cache '{cache}' cannot be written: rows are prepared for this run only")
-        cache = None
+    printed = str(day) if kind.is_chat and encoder.renderer.prints_date(encoder.renderer.template()) else ""
+    on_rows = on_rows or (lambda count: None)
+
+    def run(folder: Path | None) -> tuple[Documents, DataReport]:
+        return _Preparation(source, kind, encoder, settings, printed, on_rows).run(folder)
+
     if cache is None:
-        return Prepared(*job.run(None))
-    key = prepared_cache.key_of(source.fingerprint, tokenizer, settings, job.day)
+        return Prepared(*run(None))
+    key = prepared_cache.key_of(source.fingerprint, kind, tokenizer, settings, printed)
     found = prepared_cache.load(cache, key)
     if found is not None:
+        on_rows(len(source))
         documents, report = found
-        report.source = source.name  # the same rows may stand in a file of another name
-        job.on_rows(len(source))
+        report.place(source.name, source.place)
         return Prepared(documents, report, key=key, from_cache=True)
-    documents, report = prepared_cache.store(cache, key, job.run)
-    return Prepared(documents, report, key=key)
+    try:
+        return Prepared(*prepared_cache.store(cache, key, run), key=key)
+    except StorageError as cause:  # nobody needs the cache but the next run
+        documents, report = run(None)
+        report.notes.append(f"the rows are prepared for this run only, because the cache cannot be written: {cause}")
+        return Prepared(documents, report)
+
+
+def read_content(row: Row, kind: Format, settings: DataSettings) -> Content:
+    """What a row says, as it is rendered.
+
+    Args:
+        row: of that format.
+        kind: the format.
+        settings: whether turns are joined.
+
+    Raises:
+        RowProblem: it cannot be used.
+    """
+    content = kind.read(row)
+    if isinstance(content, Preference):
+        content = content.best()
+    if isinstance(content, Conversation):
+        if settings.fold_system:
+            content = system_folded(content)
+        if settings.merge_turns:
+            content = neighbours_merged(content)
+    return content
+
+
+@dataclass
+class _Batch:
+    """Rows that are encoded together."""
+
+    numbers: list[int] = field(default_factory=list)
+    contents: list[Content] = field(default_factory=list)
+    characters: int = 0
+
+    def add(self, number: int, content: Content) -> None:
+        self.numbers.append(number)
+        self.contents.append(content)
+        self.characters += _size(content)
+
+
+@dataclass(frozen=True)
+class _Misfit:
+    """A row of which the limit leaves nothing to learn."""
+
+    length: int = 0
+    number: int = -1
+    content: Content | None = None
 
 
 class _Preparation:
@@ -130,11 +180,11 @@ class _Preparation:
         encoder: ChatEncoder,
         settings: DataSettings,
         day: str,
-        on_rows: Callable[[int], None] | None,
+        on_rows: Callable[[int], None],
     ) -> None:
-        self.source, self.kind, self.encoder, self.settings, self.day = source, kind, encoder, settings, day
-        self.on_rows = on_rows or (lambda count: None)
-        self.rows = RowEncoder(encoder, settings.loss_on, settings.max_length, clip=settings.too_long != "split")
+        self.source, self.kind, self.encoder, self.settings, self.on_rows = source, kind, encoder, settings, on_rows
+        self.splits = settings.too_long == "split"
+        self.rows = RowEncoder(encoder, settings.loss_on, settings.max_length, clip=not self.splits)
         self.report = DataReport(
             source=source.name,
             format=kind.name,
@@ -145,116 +195,125 @@ class _Preparation:
             day=day,
             notes=[note for note in [kind.note] if note],
         )
+        self.inserted: str | None = None
         self.seen, self.lengths = array("q"), array("q")
+        self.longest_misfit = self.clipped_misfit = _Misfit()
 
     def run(self, folder: Path | None) -> tuple[Documents, DataReport]:
         """All documents and the finished report; the arrays are written to `folder`."""
-        writer = DocumentsWriter(folder)
         told = 0
-        for numbers, rows in self.rows.encode_all(self._batches()):
-            for number, encoded in zip(numbers, rows, strict=True):
-                if isinstance(encoded, RowProblem):
-                    self._skip(str(encoded), number)
-                else:
-                    self._take(encoded, number, writer)
-            self.on_rows(numbers[-1] + 1 - told)
-            told = numbers[-1] + 1
-        self.on_rows(len(self.source) - told)
-        documents = writer.finish()
-        self._finish(documents)
+        with DocumentsWriter(folder) as writer:
+            for batch, rows in self.rows.encode_all((batch, batch.contents) for batch in self._batches()):
+                for number, content, encoded in zip(batch.numbers, batch.contents, rows, strict=True):
+                    if isinstance(encoded, RowProblem):
+                        self._skip(str(encoded), number)
+                    else:
+                        self._take(content, encoded, number, writer)
+                self.on_rows(batch.numbers[-1] + 1 - told)
+                told = batch.numbers[-1] + 1
+            self.on_rows(len(self.source) - told)
+            documents = writer.finish()
+            self._finish(documents)
         return documents, self.report
 
-    def _batches(self) -> Iterator[tuple[list[int], list[Content]]]:
-        """Readable rows with their index, a batch at a time; the others are counted."""
-        numbers: list[int] = []
-        contents: list[Content] = []
-        characters = 0
+    def _batches(self) -> Iterator[_Batch]:
+        """Readable rows, a batch at a time; the others are counted."""
+        batch = _Batch()
         for number, row in enumerate(self.source):
             try:
-                content = self._read(row)
+                batch.add(number, read_content(row, self.kind, self.settings))
             except RowProblem as problem:
                 self._skip(str(problem), number)
                 continue
-            numbers.append(number)
-            contents.append(content)
-            characters += _size(content)
-            if len(numbers) == _BATCH or characters > _MOST_CHARACTERS:
-                yield numbers, contents
-                numbers, contents, characters = [], [], 0
-        if numbers:
-            yield numbers, contents
+            if len(batch.numbers) == _BATCH or batch.characters > _MOST_CHARACTERS:
+                yield batch
+                batch = _Batch()
+        if batch.numbers:
+            yield batch
 
-    def _read(self, row: Row) -> Content:
-        content = self.kind.read(row)
-        if isinstance(content, Preference):
-            content = content.best()
-        if not isinstance(content, Conversation):
-            return content
-        if self.settings.fold_system:
-            content = system_folded(content)
-        if self.settings.merge_turns:
-            content = neighbours_merged(content)
-        if content.messages[0]["role"] != "system":
-            self._inserted(self.source)
-        return content
+    def _take(self, content: Content, encoded: Encoded, number: int, writer: DocumentsWriter) -> None:
+        report, limit, length = self.report, self.settings.max_length, len(encoded.ids)
+        if not encoded.learnt.any() and not encoded.clipped:
+            return self._skip("nothing to learn", number)
+        self.lengths.append(length)
+        too_long = length > limit or encoded.clipped
+        if too_long:
+            report.too_long.add(number)
+            report.clipped += encoded.clipped
+        pieces = self._pieces(encoded)
+        learnt = [piece for piece in pieces if piece[1].any()]
+        if not learnt:
+            return self._leave_out(content, encoded, number)
+        for ids, flags in learnt:
+            writer.add(ids, flags, number)
+        report.unlearnt_pieces += len(pieces) - len(learnt)
+        report.kept += 1
+        if too_long and not self.splits:
+            report.lost_tokens += length - limit
+        self._note(content, encoded, number, whole=self.splits or not too_long)
+        self.seen.append(hash((encoded.ids.tobytes(), encoded.learnt.tobytes())))
 
-    def _inserted(self, source: RowSource) -> None:
+    def _pieces(self, encoded: Encoded) -> list[tuple[Ids, Flags]]:
+        """The documents of a row, also those in which nothing is learnt."""
+        limit, length = self.settings.max_length, len(encoded.ids)
+        if self.settings.too_long == "drop" and (length > limit or encoded.clipped):
+            return []
+        made = []
+        for start in range(0, length if self.splits else min(length, limit), limit):
+            flags = encoded.learnt[start : start + limit].copy()
+            flags[0] = False  # nothing predicts a document's first token
+            made.append((encoded.ids[start : start + limit], flags))
+        return made
+
+    def _leave_out(self, content: Content, encoded: Encoded, number: int) -> None:
+        """A row of which the limit leaves nothing to learn."""
+        limit = self.settings.max_length
+        reason = {
+            "drop": f"longer than {limit:,} tokens",
+            "cut": f"nothing to learn in the first {limit:,} tokens",
+            "split": f"nothing to learn in pieces of {limit:,} tokens",
+        }[self.settings.too_long]
+        self._skip(reason, number)
+        misfit = _Misfit(len(encoded.ids), number, content)
+        if encoded.clipped:
+            self.clipped_misfit = self.clipped_misfit if self.clipped_misfit.length else misfit
+        elif misfit.length > self.longest_misfit.length:
+            self.longest_misfit = misfit
+
+    def _note(self, content: Content, encoded: Encoded, number: int, whole: bool) -> None:
+        """Count what is to be known of a row that is used."""
+        report = self.report
+        for found, there in (
+            (report.spelled, encoded.spelled),
+            (report.straddling, encoded.straddles),
+            (report.calls_as_text, encoded.calls_as_text),
+            (report.tools_as_text, encoded.tools_as_text),
+            (report.missing_turns, encoded.missing > 0),
+        ):
+            if there:
+                found.add(number)
+        report.ended += encoded.ended and whole
+        report.unseen = report.unseen or encoded.unseen.strip()
+        if isinstance(content, Conversation) and content.messages[0]["role"] != "system":
+            self._inserted(number)
+
+    def _inserted(self, number: int) -> None:
         """A row without a system turn: the template may write one of its own."""
-        if self.report.inserted_rows == 0:
-            self.report.inserted = self.encoder.inserted_text()
+        if self.inserted is None:
+            self.inserted = self.report.inserted = self.encoder.inserted_text()
+        if not self.inserted:
+            return
         self.report.inserted_rows += 1
-        if self.report.inserted and self.settings.inserted_text == "refuse":
+        if self.settings.inserted_text == "refuse":
             raise DataError(
-                source.name,
-                f"the chat template writes {self.report.inserted!r}",
+                f"{self.source.name} {self.source.place(number)}",
+                f"the chat template writes {self.inserted!r}",
                 "data.inserted_text is 'refuse': no text is trained on that the rows do not have.",
                 "Give the rows a system turn, use another template, or keep the text.",
             )
 
-    def _take(self, encoded: Encoded, number: int, writer: DocumentsWriter) -> None:
-        report, limit, place = self.report, self.settings.max_length, self.source.place(number)
-        length = len(encoded.ids)
-        if not encoded.learnt.any() and not encoded.clipped:
-            return self._skip("nothing to learn", number)
-        self.lengths.append(length)
-        if length > limit or encoded.clipped:
-            report.too_long.add(place)
-            report.clipped += encoded.clipped
-            if self.settings.too_long == "drop":
-                return self._skip(f"longer than {limit} tokens", number)
-            if self.settings.too_long == "cut":
-                if not encoded.learnt[:limit].any():
-                    report.longest_needed = max(report.longest_needed, length)
-                    return self._skip(f"nothing to learn in the first {limit} tokens", number)
-                report.lost_tokens += length - limit
-        for name, there in (
-            ("spelled", encoded.spelled),
-            ("straddling", encoded.straddles),
-            ("calls_as_text", encoded.calls_as_text),
-            ("tools_as_text", encoded.tools_as_text),
-            ("missing_turns", encoded.missing > 0),
-        ):
-            if there:
-                getattr(report, name).add(place)
-        report.ended += encoded.ended
-        report.unseen = report.unseen or encoded.unseen.strip()
-        report.kept += 1
-        self.seen.append(hash((encoded.ids.tobytes(), encoded.learnt.tobytes())))
-        return self._write(encoded, number, writer)
-
-    def _write(self, encoded: Encoded, number: int, writer: DocumentsWriter) -> None:
-        limit = self.settings.max_length
-        stop = len(encoded.ids) if self.settings.too_long == "split" else limit
-        for start in range(0, min(len(encoded.ids), stop), limit):
-            learnt = encoded.learnt[start : start + limit].copy()
-            learnt[0] = False  # nothing predicts a document's first token
-            if learnt.any():
-                writer.add(encoded.ids[start : start + limit], learnt, number)
-            else:
-                self.report.unlearnt_pieces += 1
-
     def _skip(self, reason: str, number: int) -> None:
-        self.report.skipped.setdefault(reason, Found()).add(self.source.place(number))
+        self.report.skipped.setdefault(reason, Found()).add(number)
 
     def _finish(self, documents: Documents) -> None:
         report = self.report
@@ -263,26 +322,24 @@ class _Preparation:
         report.supervised_tokens = int(documents.supervised.sum())
         report.duplicates = len(self.seen) - len(np.unique(np.array(self.seen)))
         report.measure(np.array(self.lengths, np.int64))
-        if not report.inserted:
-            report.inserted_rows = 0
+        report.place(self.source.name, self.source.place)
         if not len(documents):
-            needed = report.longest_needed
-            remedy = f"data.max_length = {needed} holds them whole." if needed else "Correct the rows."
             lines = "; ".join(report.lines())
-            raise DataError(report.source, lines, "At least one row must have something to learn.", remedy)
+            raise DataError(report.source, lines, "At least one row must have something to learn.", self._remedy())
 
-
-def content_hash(rows: RowSource | Sequence[Row]) -> str:
-    """SHA-256 of the rows, in their order."""
-    return as_source(rows).fingerprint
-
-
-def _writable(folder: Path) -> bool:
-    try:
-        require_writable(folder)
-    except StorageError:
-        return False
-    return True
+    def _remedy(self) -> str:
+        """What would leave something to learn."""
+        if not self.clipped_misfit.length:
+            needed = self.longest_misfit.length
+            return f"data.max_length = {needed} holds them whole." if needed else "Correct the rows."
+        # Only the beginning of such rows was tokenized, so the length of one is found now.
+        whole = RowEncoder(self.encoder, self.settings.loss_on, self.settings.max_length, clip=False)
+        content, number = self.clipped_misfit.content, self.clipped_misfit.number
+        assert content is not None
+        (encoded,) = whole.encode([content])
+        if isinstance(encoded, RowProblem) or not encoded.learnt.any():
+            return "Correct the rows."
+        return f"data.max_length = {len(encoded.ids)} holds {self.source.place(number)} whole."
 
 
 def _size(content: Content) -> int:

@@ -2,6 +2,9 @@
 
 Some templates print today's date. Rows are rendered with one day, named in the report: a macro of the name that the
 sandbox offers is set in front of the template, so nothing in the template or in transformers is touched.
+
+Some templates show content only as a list of parts, as rows with pictures have it, and drop or refuse text. Which form
+a template reads is tried once; messages are given to it in that form.
 """
 
 from __future__ import annotations
@@ -9,13 +12,39 @@ from __future__ import annotations
 import datetime
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from hasten.data.conversation import Conversation, Message, RowProblem
 
 _GENERATION = re.compile(r"\{%[-+]?\s*generation\s*[-+]?%\}")
 _DIRECTIVES = "aAbBdmyYjHMSpfIUWwx"
-_PROBE_NAME, _PROBE_VALUE = "zqcall", "zqvalue"
+_PROBE_NAME, _PROBE_VALUE, _PROBE_QUESTION = "zqcall", "zqvalue", "zqquestion"
+_PROBE_TOOL = {
+    "type": "function",
+    "function": {"name": _PROBE_NAME, "description": "a", "parameters": {"type": "object", "properties": {}}},
+}
+
+
+@dataclass(frozen=True)
+class _CallForm:
+    """How calls are given to a template: arguments as a mapping or as JSON text, absent content as empty or as None."""
+
+    as_text: bool
+    no_content: bool
+
+    def given(self, message: Message) -> Message:
+        """A message with its calls in this form."""
+        if "tool_calls" not in message:
+            return message
+        content = None if self.no_content and not message["content"] else message["content"]
+        calls = message["tool_calls"]
+        if self.as_text:
+            calls = [{**call, "function": _with_text_arguments(call["function"])} for call in calls]
+        return {**message, "content": content, "tool_calls": calls}
+
+
+_CALL_FORMS = tuple(_CallForm(as_text, no_content) for as_text in (False, True) for no_content in (False, True))
 
 
 class Renderer:
@@ -31,6 +60,7 @@ class Renderer:
         self._prologue = _frozen_clock(day) if day else ""
         self._support: dict[str, Any] = {}
         self._markers: dict[str, bool] = {}
+        self._parts: dict[str, bool] = {}
 
     def template(self, tools: Any = None) -> str:
         """The template's text; with tools it may be another one of the tokenizer's."""
@@ -86,15 +116,17 @@ class Renderer:
         if not has_calls and not conversation.tools:
             return conversation, False, False
         from hasten.data.tools import without_tool_support
+        from hasten.data.turns import system_folded
 
-        calls = has_calls and self._call_form() is None
         tools = bool(conversation.tools) and not self._shows_tools()
-        if calls or tools:
-            conversation = without_tool_support(conversation, calls=calls, tools=tools)
-        if has_calls and self._call_form() is str:
-            messages = [_with_text_arguments(message) for message in conversation.messages]
-            conversation = Conversation(messages, conversation.tools, conversation.learn)
-        return conversation, calls, tools
+        form = self._call_form(bool(conversation.tools) and not tools) if has_calls else None
+        calls = has_calls and form is None
+        made = without_tool_support(conversation, calls=calls, tools=tools) if calls or tools else conversation
+        if len(made.messages) > len(conversation.messages) and not self._takes_system():
+            made = system_folded(made)
+        if form is not None:
+            made = Conversation([form.given(message) for message in made.messages], made.tools, made.learn)
+        return made, calls, tools
 
     def _attempt(self, messages: Sequence[Message]) -> str | RowProblem:
         try:
@@ -105,6 +137,23 @@ class Renderer:
     def _rendered(
         self, conversations: Sequence[Sequence[Message]], tools: Any, ask: bool, markers: bool = False
     ) -> tuple[list[str], list[Any]]:
+        """The texts and, where asked for, the marked spans of conversations."""
+        template = self.template(tools)
+        if template not in self._parts:
+            self._parts[template] = False  # while it is being tried
+            self._parts[template] = self._takes_parts(template, tools)
+        if self._parts[template]:
+            conversations = [[_in_parts(message) for message in messages] for messages in conversations]
+        return self._made(template, conversations, tools, ask, markers)
+
+    def _made(
+        self,
+        template: str,
+        conversations: Sequence[Sequence[Message]],
+        tools: Any = None,
+        ask: bool = False,
+        markers: bool = False,
+    ) -> tuple[list[str], list[Any]]:
         from jinja2 import TemplateError
         from transformers.utils.chat_template_utils import render_jinja_template
 
@@ -112,7 +161,7 @@ class Renderer:
             made: Any = render_jinja_template(
                 conversations=[list(messages) for messages in conversations],  # type: ignore[arg-type]
                 tools=tools,
-                chat_template=self.template(tools),
+                chat_template=template,
                 return_assistant_tokens_mask=markers,
                 add_generation_prompt=ask,
                 **self._tokenizer.special_tokens_map,
@@ -124,56 +173,82 @@ class Renderer:
             raise RowProblem(f"the chat template refuses the turns '{named}' ({cause})") from cause
         return made
 
-    def _call_form(self) -> type | None:
-        """How the template takes a call's arguments: as a mapping, as text, or not at all."""
-        if "calls" not in self._support:
-            self._support["calls"] = next((kind for kind in (dict, str) if self._shows_call(kind)), None)
-        return self._support["calls"]
+    def _takes_parts(self, template: str, tools: Any) -> bool:
+        """Whether the template shows more of a conversation when contents are lists of parts."""
+        for roles in ("system", "user", "assistant"), ("user", "assistant"):
+            talk = [_turn(role, f"{_PROBE_VALUE}{role}") for role in roles]
+            as_text = self._shown(template, talk, talk, tools)
+            if as_text == len(talk):
+                return False
+            as_parts = self._shown(template, [_in_parts(message) for message in talk], talk, tools)
+            if as_text or as_parts:
+                return as_parts > as_text
+        return False
 
-    def _shows_call(self, kind: type) -> bool:
-        arguments = {_PROBE_VALUE: 1} if kind is dict else f'{{"{_PROBE_VALUE}": 1}}'
-        function = {"name": _PROBE_NAME, "arguments": arguments}
-        call = {"type": "function", "id": "zqcall001", "function": function}
-        turns = [_turn("user", "a"), {**_turn("assistant", ""), "tool_calls": [call]}]
-        text = self._attempt(turns)
-        if isinstance(text, RowProblem) or _PROBE_NAME not in text:
-            return False
-        shown = text.partition(_PROBE_NAME)[2]
-        return f'"{_PROBE_VALUE}"' in shown or (
-            kind is dict and _PROBE_VALUE in shown and f"'{_PROBE_VALUE}'" not in shown
+    def _shown(self, template: str, given: Sequence[Message], talk: Sequence[Message], tools: Any) -> int:
+        """How many contents of a conversation, given to the template in some form, are in its text."""
+        try:
+            text = self._made(template, [given], tools)[0][0]
+        except RowProblem:
+            return 0
+        if "'type'" in text:  # it wrote the list itself
+            return 0
+        return sum(message["content"] in text for message in talk)
+
+    def _call_form(self, with_tools: bool) -> _CallForm | None:
+        """How the template takes calls; None where it does not. With tools it may be another template."""
+        key = f"calls {with_tools}"
+        if key not in self._support:
+            shown = [(form, self._shows_call(form, with_tools)) for form in _CALL_FORMS]
+            found = [(form.as_text, len(text), form) for form, text in shown if text]
+            # Absent content that is written as more than nothing is written as an answer of its own.
+            self._support[key] = min(found, key=lambda item: item[:2])[2] if found else None
+        return self._support[key]
+
+    def _shows_call(self, form: _CallForm, with_tools: bool) -> str:
+        """The text of a call given in this form; empty where the template does not show it."""
+        function = {"name": _PROBE_NAME, "arguments": {_PROBE_VALUE: 1}}
+        call = {"type": "function", "id": "zq0000001", "function": function}
+        turns = [_turn("user", _PROBE_QUESTION), form.given({**_turn("assistant", ""), "tool_calls": [call]})]
+        try:
+            text = self.render(turns, [_PROBE_TOOL] if with_tools else None)
+        except RowProblem:
+            return ""
+        shown = text.rpartition(_PROBE_QUESTION)[2]  # tools may stand before the question
+        written = f'"{_PROBE_VALUE}"' in shown or (
+            not form.as_text and _PROBE_VALUE in shown and f"'{_PROBE_VALUE}'" not in shown
         )
+        return shown if written and _PROBE_NAME in shown and "None" not in shown else ""
 
     def _shows_tools(self) -> bool:
         if "tools" not in self._support:
-            schema = {"name": _PROBE_NAME, "description": "a", "parameters": {"type": "object", "properties": {}}}
             try:
-                text = self.render([_turn("user", "a")], [{"type": "function", "function": schema}])
+                text = self.render([_turn("user", "a")], [_PROBE_TOOL])
             except RowProblem:
                 text = ""
             self._support["tools"] = _PROBE_NAME in text
         return self._support["tools"]
+
+    def _takes_system(self) -> bool:
+        if "system" not in self._support:
+            talk = [_turn("system", _PROBE_VALUE), _turn("user", "a")]
+            self._support["system"] = _PROBE_VALUE in str(self._attempt(talk))
+        return self._support["system"]
 
 
 def _turn(role: str, content: str) -> Message:
     return {"role": role, "content": content}
 
 
-def _with_text_arguments(message: Message) -> Message:
+def _in_parts(message: Message) -> Message:
+    content = message["content"]
+    return message if content is None else {**message, "content": [{"type": "text", "text": content}]}
+
+
+def _with_text_arguments(function: dict[str, Any]) -> dict[str, Any]:
     import json
 
-    if "tool_calls" not in message:
-        return message
-    calls = [
-        {
-            **call,
-            "function": {
-                **call["function"],
-                "arguments": json.dumps(call["function"]["arguments"], ensure_ascii=False),
-            },
-        }
-        for call in message["tool_calls"]
-    ]
-    return {**message, "tool_calls": calls}
+    return {**function, "arguments": json.dumps(function["arguments"], ensure_ascii=False)}
 
 
 def _frozen_clock(day: datetime.date) -> str:

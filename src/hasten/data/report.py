@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 _MOST_REASONS = 8
+_FOUND = ("too_long", "spelled", "straddling", "calls_as_text", "tools_as_text", "missing_turns")
 
 
 @dataclass
@@ -18,11 +20,14 @@ class Found:
 
     count: int = 0
     first: str = ""
+    """Where the first one stands, in the words of its source; see `DataReport.place`."""
+    row: int = -1
+    """The index of the first one."""
 
-    def add(self, place: str) -> None:
+    def add(self, row: int) -> None:
         """One more."""
+        self.row = row if self.row < 0 else min(self.row, row)
         self.count += 1
-        self.first = self.first or place
 
     def __str__(self) -> str:
         return f"{self.count:,} ({'' if self.count == 1 else 'first: '}{self.first})"
@@ -46,7 +51,7 @@ class DataReport:
     clipped: int = 0
     """Rows so much longer than the limit that they were shortened before they were tokenized."""
     lost_tokens: int = 0
-    """Tokens behind the limit that are not trained on; of rows far longer than it only the part that was tokenized."""
+    """Tokens of cut rows that are not trained on; of clipped rows only those that were tokenized."""
     unlearnt_pieces: int = 0
     """Documents that splitting made and in which nothing is learnt; they are left out."""
     duplicates: int = 0
@@ -61,16 +66,25 @@ class DataReport:
     inserted: str = ""
     inserted_rows: int = 0
     day: str = ""
-    longest_needed: int = 0
-    """A max_length that would leave something to learn in every row that was left out for its length."""
     lengths: dict[str, float] = field(default_factory=dict)
     """Tokens of a row before the limit: shortest, mean, median, p95, longest."""
     histogram: list[tuple[int, int]] = field(default_factory=list)
     """(upper bound in tokens, rows) with bounds that double."""
     notes: list[str] = field(default_factory=list)
 
+    def place(self, source: str, place: Callable[[int], str]) -> None:
+        """Name the source and the first rows: kept reports know rows by their index, their file may be renamed.
+
+        Args:
+            source: its name.
+            place: the index of a row -> where it stands.
+        """
+        self.source = source
+        for found in (*(getattr(self, name) for name in _FOUND), *self.skipped.values()):
+            found.first = place(found.row) if found.count else ""
+
     def measure(self, lengths: NDArray[np.int64]) -> None:
-        """Take the lengths of all rows that were tokenized, before the limit."""
+        """Take the lengths of all rows in which there is something to learn, before the limit."""
         if not len(lengths):
             return
         self.lengths = {
@@ -100,9 +114,10 @@ class DataReport:
     def length_lines(self) -> list[str]:
         """What was done about rows that are too long."""
         lines = []
-        if self.too_long.count:
-            done = {"cut": "cut at the end", "drop": "left out", "split": "split"}[self.too_long_policy]
-            lost = f"; {self.lost_tokens:,} tokens are not trained on" if self.lost_tokens else ""
+        if self.too_long.count and self.too_long_policy != "drop":  # those are among the rows left out
+            done = {"cut": "cut at the end", "split": "split"}[self.too_long_policy]
+            least = "at least " if self.clipped else ""
+            lost = f"; {least}{self.lost_tokens:,} tokens are not trained on" if self.lost_tokens else ""
             lines.append(f"longer than {self.max_length:,} tokens and {done}: {self.too_long}{lost}")
         if self.unlearnt_pieces:
             lines.append(f"pieces of split rows in which nothing is learnt, left out: {self.unlearnt_pieces:,}")
@@ -149,7 +164,7 @@ class DataReport:
     def from_dict(cls, values: dict[str, Any]) -> DataReport:
         """The report that `as_dict` wrote."""
         made = dict(values)
-        for name in ("too_long", "spelled", "straddling", "calls_as_text", "tools_as_text", "missing_turns"):
+        for name in _FOUND:
             made[name] = Found(**made[name])
         made["skipped"] = {reason: Found(**found) for reason, found in made["skipped"].items()}
         made["histogram"] = [(int(bound), int(count)) for bound, count in made["histogram"]]

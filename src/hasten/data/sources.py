@@ -15,7 +15,7 @@ from hasten.data.readers.folder import is_saved, open_folder, open_saved
 from hasten.data.readers.hub_set import is_hub_id, open_hub_set
 from hasten.data.readers.kinds import open_file
 from hasten.data.readers.objects import open_object
-from hasten.data.rows import ListRows, Mixture, Row, RowSource
+from hasten.data.rows import ListRows, Mixture, RowSource
 from hasten.data.settings import DataSettings
 from hasten.data.stdlib_docs import question_rows
 from hasten.errors import ConfigError, DataError, nearest
@@ -46,18 +46,6 @@ def open_rows(settings: DataSettings, rows: Any = None) -> RowSource:
     _check_choice(names, settings)
     sources = [_open(name, settings) for name in names]
     return sources[0] if len(sources) == 1 else Mixture(sources, settings.weights, settings.seed)
-
-
-def read_rows(source: str) -> list[Row]:
-    """All rows of one source, in memory.
-
-    Args:
-        source: as `DataSettings.source`.
-
-    Raises:
-        DataError: as `open_rows`.
-    """
-    return list(open_rows(DataSettings(source=source)))
 
 
 def _open(name: str, settings: DataSettings) -> RowSource:

@@ -1,33 +1,35 @@
 """Where each turn stands in the text that a chat template renders.
 
 Stock templates have no generation markers, and nothing may be searched for inside content, so the places are found by
-rendering: a turn's content is exchanged for one character that no text has, and what changes in the rendered text is
-where the content stands. What lies between two contents is the template's own.
+rendering: words are exchanged for characters that no text has (`hasten.data.exchange`), and what changes in the
+rendered text is where the content stands. What lies between two contents is the template's own, and part of it belongs
+to a turn (`hasten.data.borders`).
 
-    <|im_start|>user\\n U <|im_end|>\\n<|im_start|>assistant\\n A <|im_end|>\\n
+    <|im_start|>user\n U <|im_end|>\n<|im_start|>assistant\n A <|im_end|>\n
                        |  what comes before A               |   | what comes after A
-    a turn starts      where the header ends that `add_generation_prompt` writes
-    and stops          behind its last control token that is written whether or not another answer is asked for
-                       (Phi-3 writes the end of text only when none is asked for: that is not the turn's)
 
-All of this depends on the roles and not on the words, so it is found once for each sequence of roles and kept; a row is
-then rendered once and compared with the pieces. A row that does not fit (tool calls, a template that looks into the
-content, thinking that is dropped from earlier turns) has its own turns exchanged one by one.
+What a template writes around contents depends on the roles and not on the words, so it is rendered once for each
+sequence of roles and kept: a row is then rendered once and compared with the pieces. A row with calls has its own
+pieces, in which the calls stand as they are; each call is exchanged by itself. Where a row does not fit (a template
+that looks into the content, thinking that is dropped from earlier turns) an assistant's turns are exchanged one by one,
+and all turns where that does not fit either.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass
-from os.path import commonprefix
+from itertools import pairwise
 from typing import Any
 
+from hasten.data.borders import Borders
 from hasten.data.conversation import Message, RowProblem
+from hasten.data.exchange import MARK, MOST_MARKS, WORDS, Render, difference, exchanged, mark
 
 Span = tuple[int, int]
-MARK = 0x100000
-"""First of the private characters that stand for contents; message i has ``chr(MARK + i)``."""
-_MOST_MARKS = 0xFFF0
+_Said = tuple[Span | None, Span | None]
+"""Where the words and the calls of a message stand; None where they do not."""
 
 
 @dataclass(frozen=True)
@@ -46,32 +48,27 @@ class Layout:
     Attributes:
         text: what the template renders.
         turns: in the order of the messages; a message that the template leaves out has none.
-        unseen: what a generation prompt has and no row does, such as an opening thinking tag; empty otherwise.
+        unseen: what a generation prompt has and the last answer does not, such as an opening thinking tag.
+        left_out: messages whose words the template leaves out, all of them or beside calls.
     """
 
     text: str
     turns: tuple[Turn, ...]
     unseen: str = ""
+    left_out: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
-class _Border:
-    """A turn's border in the template's text around its content."""
+class _Frame:
+    """What a template writes around words: ``pieces[0] words pieces[1] words ... pieces[-1]``.
 
-    header: int
-    """Characters of the text before the content that belong to the header."""
-    tail: int
-    """Characters of the text after the content that belong to the turn."""
-    unseen: str
-
-
-@dataclass(frozen=True)
-class _Skeleton:
-    """What a template writes around contents: ``pieces[0] content pieces[1] content ... pieces[-1]``."""
+    Attributes:
+        pieces: one more than there are places for words.
+        places: message and field of the words, in the order of the text.
+    """
 
     pieces: tuple[str, ...]
-    order: tuple[int, ...]
-    borders: dict[int, _Border]
+    places: tuple[tuple[int, str], ...]
 
 
 class TurnFinder:
@@ -82,190 +79,192 @@ class TurnFinder:
         controls: the model's control tokens as text.
     """
 
-    def __init__(self, render: Callable[..., str], controls: Sequence[str]) -> None:
+    def __init__(self, render: Render, controls: Sequence[str]) -> None:
         self._render = render
-        self._controls = tuple(controls)
-        self._skeletons: dict[tuple[str, ...], _Skeleton | None] = {}
+        self._borders = Borders(render, controls)
+        self._frames: dict[tuple[Any, ...], _Frame | None] = {}
 
-    def find(self, text: str, messages: Sequence[Message], tools: Any = None) -> Layout:
+    def find(self, text: str, messages: Sequence[Message], tools: Any = None, *, every: bool = True) -> Layout:
         """The turns of a conversation whose rendering is known.
 
         Args:
             text: ``render(messages, tools, ask=False)``.
             messages: its messages.
             tools: its tool schemas, if any.
+            every: False leaves out all turns but an assistant's, which alone are learnt unless a row says otherwise.
 
         Raises:
             RowProblem: the template writes these messages in a way in which turns cannot be told apart.
         """
-        if tools is None and all(message.keys() == {"role", "content"} for message in messages):
-            skeleton = self._skeleton(tuple(message["role"] for message in messages))
-            layout = _fitted(text, messages, skeleton) if skeleton else None
-            if layout is not None:
-                return layout
-        return self._by_exchange(text, messages, tools)
+        calls = {index for index, message in enumerate(messages) if "tool_calls" in message}
+        answers = {index for index, message in enumerate(messages) if message["role"] == "assistant"}
+        alone = calls
+        fitted = self._fit(text, messages, tools, alone)
+        if fitted is None and calls | answers != calls:  # a template that looks into what an assistant says
+            alone = calls | answers
+            fitted = self._fit(text, messages, tools, alone)
+        if fitted is None:
+            alone, fitted = set(range(len(messages))), {}
+        said: dict[int, _Said] = {index: (span, None) for index, span in fitted.items()}
+        said |= {index: self._exchanged(text, messages, tools, index) for index in alone}
+        if _overlap(said):
+            said = self._apart(text, messages, tools, said)
+        turns, unseen = self._turns(text, messages, tools, said, every)
+        left_out = [
+            index for index, message in enumerate(messages) if message["content"] and not said.get(index, (None,))[0]
+        ]
+        return Layout(text, turns, unseen, tuple(left_out))
 
-    # -- by roles ------------------------------------------------------------------------------------------------------
+    # -- where words stand ---------------------------------------------------------------------------------------------
 
-    def _skeleton(self, roles: tuple[str, ...]) -> _Skeleton | None:
-        if roles not in self._skeletons:
-            self._skeletons[roles] = self._make_skeleton(roles) if len(roles) < _MOST_MARKS else None
-        return self._skeletons[roles]
+    def _fit(self, text: str, messages: Sequence[Message], tools: Any, alone: set[int]) -> dict[int, Span] | None:
+        """Where the words of all messages but some stand, if the text is their frame with these words."""
+        if alone or tools is not None or any(message.keys() - {"role", *WORDS} for message in messages):
+            frame = self._make_frame(messages, tools, alone)
+        else:
+            shape = tuple((message["role"], *(key for key in WORDS if key in message)) for message in messages)
+            if shape not in self._frames:
+                self._frames[shape] = self._make_frame(messages, None, alone)
+            frame = self._frames[shape]
+        return _fitted(text, messages, frame) if frame else None
 
-    def _make_skeleton(self, roles: tuple[str, ...]) -> _Skeleton | None:
-        marked = [{"role": role, "content": _mark(index)} for index, role in enumerate(roles)]
+    def _make_frame(self, messages: Sequence[Message], tools: Any, alone: set[int]) -> _Frame | None:
+        marked, places = [dict(message) for message in messages], []
+        for index, message in enumerate(marked):
+            for key in WORDS:
+                if key in message and index not in alone:
+                    message[key] = mark(len(places))
+                    places.append((index, key))
+        if len(places) > MOST_MARKS:
+            return None
         try:
-            text = self._render(marked, None, False)
+            text = self._render(marked, tools, False)
         except RowProblem:
             return None
-        order = [ord(character) - MARK for character in text if MARK <= ord(character) < MARK + len(roles)]
+        order = [ord(character) - MARK for character in text if MARK <= ord(character) < MARK + len(places)]
         if len(set(order)) != len(order):
             return None
-        pieces = _split_at(text, order)
-        borders = {}
-        for slot, index in enumerate(order):
-            border = self._border(marked, None, index, pieces[slot], pieces[slot + 1])
-            if border is None:
-                return None
-            borders[index] = border
-        return _Skeleton(tuple(pieces), tuple(order), borders)
+        return _Frame(tuple(_split_at(text, order)), tuple(places[number] for number in order))
 
-    # -- one by one ----------------------------------------------------------------------------------------------------
+    def _exchanged(self, text: str, messages: Sequence[Message], tools: Any, index: int) -> _Said:
+        """Where the words and the calls of a message stand, each exchanged by themselves."""
+        message = messages[index]
+        has_calls = "tool_calls" in message
+        words = calls = None
+        if not has_calls or any(message.get(key) for key in WORDS):
+            words = self._changed(text, exchanged(messages, index, calls=False), tools)
+        if has_calls:
+            calls = self._changed(text, exchanged(messages, index, words=False), tools)
+            if words and not calls:
+                raise RowProblem("the chat template leaves out the calls of a turn that also has content")
+        return words, calls
 
-    def _by_exchange(self, text: str, messages: Sequence[Message], tools: Any) -> Layout:
-        regions: dict[int, Span] = {}
-        for index in range(len(messages)):
-            other = self._render(_exchanged(messages, index), tools, False)
-            if other != text:
-                start, end = _difference(text, other)
-                regions[index] = (start, len(text) - end)
+    def _changed(self, text: str, messages: Sequence[Message], tools: Any) -> Span | None:
+        other = self._render(messages, tools, False)
+        if other == text:
+            return None
+        start, end = difference(text, other)
+        return start, len(text) - end
+
+    def _apart(self, text: str, messages: Sequence[Message], tools: Any, said: dict[int, _Said]) -> dict[int, _Said]:
+        """The same where turns overlap: words of a call behind its result, questions that change what is elsewhere."""
+        apart = {}
+        for index, (words, calls) in said.items():
+            if messages[index]["role"] != "assistant" and words:
+                words = self._inserted(text, messages, tools, index) or words
+            apart[index] = (None if calls else words, calls)
+        return apart
+
+    def _inserted(self, text: str, messages: Sequence[Message], tools: Any, index: int) -> Span | None:
+        """Where the content of a message stands, found by marks put in front of it and behind it; None if they act.
+
+        A mark behind it may act where a template takes a switch out of its end; then only its beginning is known.
+        """
+        content = messages[index]["content"]
+        places = len(content) - len(content.lstrip()), len(content.rstrip())
+        found = [self._marked(text, messages, tools, index, place) for place in places]
+        start, stop = found
+        return None if start is None else (start, start if stop is None else stop)
+
+    def _marked(self, text: str, messages: Sequence[Message], tools: Any, index: int, place: int) -> int | None:
+        """Where this place of a content is in the text; None where a mark put there changes anything else."""
+        content = messages[index]["content"]
+        message = {**messages[index], "content": content[:place] + mark(index) + content[place:]}
+        other = self._render([*messages[:index], message, *messages[index + 1 :]], tools, False)
+        before, _, after = other.partition(mark(index))
+        return len(before) if before + after == text else None
+
+    # -- from words to turns -------------------------------------------------------------------------------------------
+
+    def _turns(
+        self, text: str, messages: Sequence[Message], tools: Any, said: dict[int, _Said], every: bool
+    ) -> tuple[tuple[Turn, ...], str]:
+        """Turns in the order of the messages, and what the last answer lacks."""
+        if _overlap(said):
+            raise RowProblem("the chat template writes turns into one another")
+        regions = {index: _around(parts) for index, parts in said.items() if any(parts)}
         order = sorted(regions, key=lambda index: regions[index])
         turns: dict[int, Turn] = {}
-        unseen, before = "", 0
-        for place, index in enumerate(order):
+        unseen: dict[int, str] = {}
+        before = 0
+        for index, following in zip(order, [*order[1:], None], strict=False):
             start, stop = regions[index]
-            if start < before:
-                raise RowProblem("the chat template writes turns into one another")
-            after = regions[order[place + 1]][0] if place + 1 < len(order) else len(text)
-            border = self._border(messages, tools, index, text[before:start], text[stop:after])
-            if border is None:
-                raise RowProblem("the chat template does not show where an answer begins")
-            turns[index] = Turn(index, before + border.header, stop + border.tail)
-            unseen = unseen or border.unseen
-            before = stop
-        return Layout(text, tuple(turns[index] for index in sorted(turns)), unseen)
-
-    # -- borders -------------------------------------------------------------------------------------------------------
-
-    def _border(self, messages: Sequence[Message], tools: Any, index: int, before: str, after: str) -> _Border | None:
-        """The border of message `index`, whose content stands between `before` and `after`."""
-        tail = self._end_of_turn(messages, tools, index, after)
-        if messages[index]["role"] != "assistant":  # learnt only when asked for: content and end of turn
-            return _Border(len(before), tail, "")
-        asked = self._asked(messages, tools, index)
-        header = len(commonprefix([before, asked]))
-        if header or not asked:
-            return _Border(header, tail, asked[header:])
-        place = before.rfind(asked)
-        return _Border(place + len(asked), tail, "") if place >= 0 else None
-
-    def _asked(self, messages: Sequence[Message], tools: Any, index: int) -> str:
-        """What stands between the content before and an answer that is asked for."""
-        if index == 0:  # there is nothing before it to ask from: what is added behind a question
-            question = [{"role": "user", "content": _mark(0)}]
-            plain, asked = self._render(question, tools, False), self._render(question, tools, True)
-            return asked[len(commonprefix([plain, asked])) :]
-        marked = _exchanged(messages[:index], index - 1)
-        plain, asked = self._render(marked, tools, False), self._render(marked, tools, True)
-        if "tool_calls" in messages[index - 1] or _mark(index - 1) not in asked:
-            return asked[len(commonprefix([plain, asked])) :]
-        return asked.rpartition(_mark(index - 1))[2]
-
-    def _end_of_turn(self, messages: Sequence[Message], tools: Any, index: int, after: str) -> int:
-        """How many characters of `after` are the turn's own."""
-        last = index == len(messages) - 1
-        through = self._tail(messages[: index + 1], tools, index, False)
-        try:
-            body = commonprefix([through, self._tail(messages[: index + 1], tools, index, True)])
-        except RowProblem:  # a template that asks only after a question
-            body = through if last else commonprefix([through, after])
-        # A model whose only end is that of the whole text learns that one.
-        length = self._behind_control(body) or (self._behind_control(through) if last else 0) or len(body.rstrip())
-        if after.startswith(through[:length]):
-            return length
-        shared = commonprefix([through, after])
-        return self._behind_control(shared) or len(shared.rstrip())
-
-    def _tail(self, messages: Sequence[Message], tools: Any, index: int, ask: bool) -> str:
-        """What is rendered behind the content of message `index`, which is the last."""
-        other = self._render(_exchanged(messages, index), tools, ask)
-        if "tool_calls" not in messages[index]:
-            return other.rpartition(_mark(index))[2] if _mark(index) in other else ""
-        text = self._render(messages, tools, ask)
-        return text[len(text) - _difference(text, other)[1] :] if text != other else ""
-
-    def _behind_control(self, text: str) -> int:
-        """Behind the last control token; 0 where there is none."""
-        return max((text.rfind(token) + len(token) for token in self._controls if token in text), default=0)
+            after = text[stop : len(text) if following is None else regions[following][0]]
+            before, gap = stop, text[before:start]
+            if not every and messages[index]["role"] != "assistant":
+                continue
+            border = self._borders.border(messages, tools, index, gap, after, words=said[index][0] is not None)
+            begin, unseen[index] = start - len(gap) + border.header, border.unseen
+            if border.unseen and text.startswith(border.unseen, begin):  # the row's own words begin as the prompt ends
+                begin, unseen[index] = begin + len(border.unseen), ""
+            turns[index] = Turn(index, begin, stop + border.tail)
+        answers = [index for index in turns if messages[index]["role"] == "assistant"]
+        return tuple(turns[index] for index in sorted(turns)), unseen[max(answers)] if answers else ""
 
 
-def _mark(index: int) -> str:
-    return chr(MARK + index % _MOST_MARKS)
+def _around(parts: _Said) -> Span:
+    """From the first character of the parts that there are to the last."""
+    found = [span for span in parts if span]
+    return min(start for start, _ in found), max(stop for _, stop in found)
 
 
-def _fitted(text: str, messages: Sequence[Message], skeleton: _Skeleton) -> Layout | None:
-    """The layout if the text is the skeleton with these contents, as they are or stripped."""
-    if not text.startswith(skeleton.pieces[0]):
+def _overlap(said: dict[int, _Said]) -> bool:
+    order = sorted(_around(parts) for parts in said.values() if any(parts))
+    return any(first[1] > second[0] for first, second in pairwise(order))
+
+
+def _fitted(text: str, messages: Sequence[Message], frame: _Frame) -> dict[int, Span] | None:
+    """Where words stand if the text is the frame with these words, as they are, stripped, or inside JSON."""
+    if not text.startswith(frame.pieces[0]):
         return None
-    place = len(skeleton.pieces[0])
-    turns: dict[int, Turn] = {}
-    unseen = ""
-    for slot, index in enumerate(skeleton.order):
-        content, after = messages[index]["content"], skeleton.pieces[slot + 1]
-        for variant in (content, content.strip(), content.rstrip(), content.lstrip()):
-            if text.startswith(variant, place) and text.startswith(after, place + len(variant)):
-                break
-        else:
+    place = len(frame.pieces[0])
+    regions: dict[int, Span] = {}
+    for (index, key), after in zip(frame.places, frame.pieces[1:], strict=True):
+        length = _written(text, place, messages[index][key], after)
+        if length is None:
             return None
-        border = skeleton.borders[index]
-        stop = place + len(variant)
-        start = place - len(skeleton.pieces[slot]) + border.header
-        turns[index] = Turn(index, start, stop + border.tail)
-        unseen = unseen or border.unseen
+        stop = place + length
+        regions[index] = (regions[index][0] if index in regions else place, stop)
         place = stop + len(after)
-    if place != len(text):
-        return None
-    return Layout(text, tuple(turns[index] for index in sorted(turns)), unseen)
+    return regions if place == len(text) else None
 
 
-def _exchanged(messages: Sequence[Message], index: int) -> list[Message]:
-    """The messages with what message `index` says exchanged for its mark."""
-    mark = _mark(index)
-    message = dict(messages[index])
-    if calls := message.get("tool_calls"):
-        message["tool_calls"] = [
-            {**call, "function": {**call["function"], "name": mark, "arguments": _emptied(call)}} for call in calls
-        ]
-    if message["content"] or not calls:
-        message["content"] = mark
-    return [*messages[:index], message, *messages[index + 1 :]]
+def _written(text: str, place: int, words: str, after: str) -> int | None:
+    """How many characters these words are at this place of a text, in front of `after`; None where they are not."""
+    for form in (str, str.strip, str.rstrip, str.lstrip, _in_json):
+        variant = form(words)
+        if text.startswith(variant, place) and text.startswith(after, place + len(variant)):
+            return len(variant)
+    return None
 
 
-def _emptied(call: dict[str, Any]) -> Any:
-    """Arguments of the same kind without anything in them."""
-    return "{}" if isinstance(call["function"].get("arguments"), str) else {}
-
-
-def _difference(text: str, other: str) -> tuple[int, int]:
-    """How many characters are alike at the beginning, and at the end of the rest."""
-    start = len(commonprefix([text, other]))
-    rest, other_rest = text[start:], other[start:]
-    return start, len(commonprefix([rest[::-1], other_rest[::-1]]))
+def _in_json(words: str) -> str:
+    return json.dumps(words, ensure_ascii=False)[1:-1]
 
 
 def _split_at(text: str, order: Sequence[int]) -> list[str]:
     pieces = []
-    for index in order:
-        piece, _, text = text.partition(_mark(index))
+    for number in order:
+        piece, _, text = text.partition(mark(number))
         pieces.append(piece)
     return [*pieces, text]

@@ -115,10 +115,10 @@ class ChatEncoder:
         if hide:
             messages, tools = self.control.hidden(messages), self.control.hidden(tools)
         if self.renderer.has_markers(tools):
-            return Rendered(self._marked(messages, tools), hide)
+            return Rendered(self._marked(messages, tools, bool(conversation.learn)), hide)
         if text is None:
             text = self.renderer.render(messages, tools)
-        return Rendered(self._finder.find(text, messages, tools), hide)
+        return Rendered(self._finder.find(text, messages, tools, every=bool(conversation.learn)), hide)
 
     def assistant_spans(self, messages: Sequence[Message]) -> tuple[str, list[Span]]:
         """The rendered text and the character spans of its assistant turns, ends of turn included.
@@ -159,11 +159,20 @@ class ChatEncoder:
         """
         refuse_surrogates(text)
         made = self.control.plain.encode(text, add_special_tokens=False)
-        return self.with_bos(made.ids, made.offsets)
+        return self._with_bos(text, made.ids, made.offsets)
 
-    def with_bos(self, ids: list[int], offsets: list[Span]) -> tuple[list[int], list[Span]]:
-        """The same with a begin token in front, where the model wants one and there is none."""
-        if self.wants_bos and ids[:1] != [self.tokenizer.bos_token_id]:
+    def lacks_bos(self, text: str, first: Sequence[int]) -> bool:
+        """Whether a begin token has to be put in front, since the model wants one and the template wrote none.
+
+        Args:
+            text: what was tokenized.
+            first: its first token id.
+        """
+        token, number = self.tokenizer.bos_token, self.tokenizer.bos_token_id
+        return self.wants_bos and list(first) != [number] and not text.lstrip().startswith(token)
+
+    def _with_bos(self, text: str, ids: list[int], offsets: list[Span]) -> tuple[list[int], list[Span]]:
+        if self.lacks_bos(text, ids[:1]):
             return [self.tokenizer.bos_token_id, *ids], [(0, 0), *offsets]
         return ids, offsets
 
@@ -183,7 +192,7 @@ class ChatEncoder:
         text = self.renderer.render(self.control.hidden(messages), self.control.hidden(tools), ask=True)
         refuse_surrogates(text)
         ids, offsets, _ = self.control.encode(text, [])
-        return self.with_bos(ids, offsets)[0]
+        return self._with_bos(text, ids, offsets)[0]
 
     def end_ids(self, generation_config: Any = None) -> list[int]:
         """Every token id that ends an answer: the tokenizer's, the model's, and the template's own end of turn."""
@@ -194,33 +203,48 @@ class ChatEncoder:
         return sorted({token for token in found if token is not None})
 
     def _turn_end_id(self) -> int | None:
-        try:
-            text, spans = self.assistant_spans([*_QUESTION, {"role": "assistant", "content": "b"}])
-        except RowProblem:  # a template for conversations of another shape
-            return None
-        ids = self.encode(text[slice(*spans[-1])])[0] if spans else []
-        return ids[-1] if ids and ids[-1] in self.control_ids else None
+        """The control token that ends an answer; of an earlier answer where the template closes only those."""
+        turn = [*_QUESTION, {"role": "assistant", "content": "b"}]
+        for talk in (turn * 2, turn):
+            try:
+                text, spans = self.assistant_spans(talk)
+            except RowProblem:  # a template for conversations of another shape
+                continue
+            for span in reversed(spans):
+                ids = self.encode(text[slice(*span)])[0]
+                if ids and ids[-1] in self.control_ids:
+                    return ids[-1]
+        return None
 
-    def _marked(self, messages: Sequence[Message], tools: Any) -> Layout:
-        """The layout that the template's own generation markers give, each with its end of turn."""
+    def _marked(self, messages: Sequence[Message], tools: Any, every: bool) -> Layout:
+        """The layout that the template's own generation markers give.
+
+        They say which parts of a turn are learnt. Where a turn begins and ends is known without them, so no marked
+        header is learnt, every end of turn is, and several parts of one turn (its calls) belong to its message.
+        """
         text, spans = self.renderer.generated(messages, tools)
-        numbers = [index for index, message in enumerate(messages) if message["role"] == "assistant"]
-        if len(numbers) != len(spans):
-            numbers = [-1] * len(spans)
-        turns = [
-            Turn(number, start, self._through_end(text, stop))
-            for number, (start, stop) in zip(numbers, spans, strict=True)
-            if start < stop
-        ]
-        return Layout(text, tuple(turns))
+        found = self._finder.find(text, messages, tools, every=every)
+        answers = {turn.message: turn for turn in found.turns if messages[turn.message]["role"] == "assistant"}
+        parts: dict[int, list[Span]] = {index: [] for index in answers}
+        for start, stop in spans:
+            owner = max((index for index, turn in answers.items() if turn.start < stop), default=-1)
+            if start < stop:
+                parts.setdefault(owner, []).append((start, stop))
+        turns = [turn for turn in found.turns if turn.message not in answers]
+        for index, marked in parts.items():
+            turns += _within(text, answers[index], marked) if index >= 0 else [Turn(-1, *span) for span in marked]
+        return Layout(text, tuple(sorted(turns, key=lambda turn: turn.start)), found.unseen, found.left_out)
 
-    def _through_end(self, text: str, stop: int) -> int:
-        """Behind the control token that follows a span, unless the span ends with one."""
-        if any(text.endswith(token, 0, stop) for token in self.control_tokens):
-            return stop
-        rest = text[stop:].lstrip()
-        ends = [len(token) for token in self.control_tokens if rest.startswith(token)]
-        return len(text) - len(rest) + max(ends) if ends else stop
+
+def _within(text: str, turn: Turn, marked: Sequence[Span]) -> list[Turn]:
+    """The marked parts of a turn without its header, the last one through its end of turn; at least an empty part."""
+    starts = [max(start, turn.start) for start, _ in marked]
+    stops = [stop for _, stop in marked]
+    if marked:
+        rest = text[turn.stop : stops[-1]]
+        stops[-1] = stops[-1] if rest.strip() else turn.stop
+    parts = [Turn(turn.message, start, stop) for start, stop in zip(starts, stops, strict=True) if start < stop]
+    return parts or [Turn(turn.message, turn.start, turn.start)]
 
 
 def refuse_surrogates(text: str) -> None:

@@ -21,13 +21,14 @@ import torch
 from rich.console import Console
 
 from hasten import schema
+from hasten.data.formats import Format, detect
 from hasten.data.generation_tag import without_markers
 from hasten.data.packing import Example
 from hasten.data.prepare import Prepared, split
 from hasten.data.rows import RowSource
 from hasten.data.settings import DataSettings
 from hasten.data.sources import open_rows
-from hasten.errors import DataError, MissingPackageError, StorageError, TrainingError
+from hasten.errors import ConfigError, DataError, MissingPackageError, StorageError, TrainingError
 from hasten.families.base import Family, family_of
 from hasten.files import require_writable
 from hasten.hardware.probe import Hardware, peak_bytes, probe
@@ -159,6 +160,9 @@ def prepare_job(config: RunConfig, console: Console, rows: Any = None, resumed: 
             "Its 8-bit state is bitsandbytes'.",
             'Run `pip install "hasten[bnb]"`, or use adamw.',
         )
+    if not (config.training.steps or config.training.epochs):
+        rule = "A run has at least one step."
+        raise ConfigError("training.epochs", "0, as is training.steps", rule, "Set one of them.")
     source = open_rows(config.data, rows)
     if resumed is not None:
         _require_same_rows(resumed, source)
@@ -180,13 +184,16 @@ def prepare_job(config: RunConfig, console: Console, rows: Any = None, resumed: 
     )
     plan = make_plan(hardware, family, model_type, request)
     tokenizer = model_tokenizer(settings, config.data)
+    kind = detect(source, config.data.format, config.data.columns)
     with rows_progress(console, len(training_source)) as advance:
-        training = prepared_rows(training_source, tokenizer, config.data, advance)
+        training = prepared_rows(training_source, tokenizer, config.data, advance, kind)
+    if resumed is not None:
+        _require_same_documents(resumed, training)
     rows_of_documents = training_rows(training.documents, config.data, plan.layout)
-    heldout = _prepare_heldout(heldout_source, tokenizer, config.data)
+    heldout = _prepare_heldout(heldout_source, tokenizer, config.data, kind)
     if config.data.template:  # what is saved is read by programs that do not know the markers
         tokenizer.chat_template = without_markers(tokenizer.chat_template)
-    samples = choose(heldout_source, config.training.samples, config.data)
+    samples = choose(heldout_source, kind, config.data, tokenizer, config.training.samples)
     loaded = load(settings.name, replace(options, device=plan.device, dtype=plan.dtype, load_in_4bit=plan.load_in_4bit))
     loaded = replace(loaded, tokenizer=tokenizer)
     notes = [*source.notes, *loaded.notes]
@@ -214,7 +221,7 @@ def prepare_job(config: RunConfig, console: Console, rows: Any = None, resumed: 
     )
 
 
-def _prepare_heldout(source: RowSource, tokenizer: Any, settings: DataSettings) -> Sequence[Example]:
+def _prepare_heldout(source: RowSource, tokenizer: Any, settings: DataSettings, kind: Format) -> Sequence[Example]:
     """The held-out documents; none where none are asked for.
 
     Raises:
@@ -223,7 +230,7 @@ def _prepare_heldout(source: RowSource, tokenizer: Any, settings: DataSettings) 
     if not len(source):
         return []
     try:
-        return prepared_rows(source, tokenizer, settings).documents
+        return prepared_rows(source, tokenizer, settings, kind=kind).documents
     except DataError as cause:
         remedy = "Raise data.heldout so that usable rows are among them, or set it to 0."
         raise DataError(f"the {len(source)} held-out rows", cause.value, cause.rule, remedy) from cause
@@ -242,6 +249,25 @@ def _require_same_rows(resumed: RunFolder, source: RowSource) -> None:
             "its rows are not those that the run began with",
             "A resumed run continues in the order of its rows.",
             "Put the old rows back, or train the adapter on in a new run (--model RUN/adapter).",
+        )
+
+
+def _require_same_documents(resumed: RunFolder, training: Prepared) -> None:
+    """Refuse to continue a run whose rows have become other documents.
+
+    Raises:
+        DataError: their numbers have changed since the run began.
+    """
+    now, before = training.report.as_dict(), resumed.record().get("data", {})
+    names = ("documents", "real_tokens", "supervised_tokens")
+    if any(before.get(name, now[name]) != now[name] for name in names):
+        value, known = (", ".join(f"{counts.get(name)} {name}" for name in names) for counts in (now, before))
+        raise DataError(
+            "data",
+            f"{value} (when the run began: {known})",
+            "A resumed run continues in the order of its documents.",
+            "Take back what was changed in the settings of data or the model, or train the adapter on in a new run "
+            "(--model RUN/adapter).",
         )
 
 
@@ -292,6 +318,9 @@ def _run(job: Job, run: RunFolder, status: StatusWriter, console: Console, start
     trainer = make_trainer(job, run.checkpoints)
     total = trainer_steps(trainer)
     checkpoint = last_checkpoint(run.checkpoints) if resume else None
+    if resume:
+        found = f"continued from {checkpoint.name}" if checkpoint else "no complete checkpoint: it begins again"
+        console.print(found, highlight=False)
     before = _heldout_loss(trainer, run, console, "before", 0)
     _sample(job, run, "before", 0)
     requests = Requests(run, status)

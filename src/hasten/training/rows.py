@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from hasten.data.formats import Format
 from hasten.data.named_templates import resolve_template
 from hasten.data.prepare import Prepared, prepare, split
 from hasten.data.rows import RowSource
@@ -47,11 +48,23 @@ def model_tokenizer(model: ModelSettings, data: DataSettings) -> Any:
 
 
 def prepared_rows(
-    source: RowSource, tokenizer: Any, settings: DataSettings, on_rows: Callable[[int], None] | None = None
+    source: RowSource,
+    tokenizer: Any,
+    settings: DataSettings,
+    on_rows: Callable[[int], None] | None = None,
+    kind: Format | None = None,
 ) -> Prepared:
     """Rows as documents, from the cache where they are known.
+
+    Args:
+        source: the rows.
+        tokenizer: the model's.
+        settings: of the data path.
+        on_rows: told of rows that are done.
+        kind: the rows' format, where it is known.
 
     Raises:
         DataError: no usable row.
     """
-    return prepare(source, tokenizer, settings, cache=CACHE / "data" if settings.cache else None, on_rows=on_rows)
+    cache = CACHE / "data" if settings.cache else None
+    return prepare(source, tokenizer, settings, kind=kind, cache=cache, on_rows=on_rows)

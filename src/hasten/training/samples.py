@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from hasten.data.conversation import Conversation, Message, Preference, RowProblem
-from hasten.data.formats import detect
+from hasten.data.conversation import Conversation, Message, RowProblem
+from hasten.data.formats import Format
+from hasten.data.prepare import read_content
+from hasten.data.rows import Row
 from hasten.data.settings import DataSettings
+from hasten.data.templates import ChatEncoder
 from hasten.generate import answer
 
 
@@ -26,25 +29,34 @@ class Sample:
         return self.messages[-1]["content"]
 
 
-def choose(rows: Sequence[dict[str, Any]], count: int, settings: DataSettings) -> list[Sample]:
-    """The first usable held-out conversations, up to their first assistant turn."""
+def choose(rows: Iterable[Row], kind: Format, settings: DataSettings, tokenizer: Any, count: int) -> list[Sample]:
+    """The first held-out conversations that can be asked, up to their first assistant turn.
+
+    Args:
+        rows: held-out rows.
+        kind: their format.
+        settings: how they are read, and how long a question may be.
+        tokenizer: the model's.
+        count: how many, at most.
+    """
     samples: list[Sample] = []
-    if not len(rows) or not count:
+    if not (count and kind.is_chat):
         return samples
-    kind = detect(rows, settings.format, settings.columns)
+    encoder = ChatEncoder(tokenizer)
     for row in rows:
-        if len(samples) == count:
-            break
         try:
-            content = kind.read(row)
+            content = read_content(row, kind, settings)
+            if not isinstance(content, Conversation):
+                continue
+            roles = [message["role"] for message in content.messages]
+            asked = content.messages[: roles.index("assistant")]
+            if asked and len(encoder.encode_prompt(asked)) <= settings.max_length:
+                samples.append(Sample(asked))
         except RowProblem:
             continue
-        if isinstance(content, Preference):
-            content = content.best()
-        if isinstance(content, Conversation):
-            roles = [message["role"] for message in content.messages]
-            samples.append(Sample(content.messages[: roles.index("assistant")]))
-    return [sample for sample in samples if sample.messages]
+        if len(samples) == count:
+            break
+    return samples
 
 
 def answer_all(model: Any, tokenizer: Any, samples: Sequence[Sample], max_new_tokens: int) -> list[str]:

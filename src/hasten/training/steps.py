@@ -238,11 +238,11 @@ def steps_report(documents: Sequence[Example], rows: Rows | None, steps: Steps) 
     micro = [len(steps.cut(lengths[step])[0]) for step in some]
     product = f"{steps.batch_size} x {steps.accumulation}" + (f" x {steps.ranks} ranks" if steps.ranks > 1 else "")
     return [
-        f"{len(every)} training rows, {_documents_per_row(every, len(documents))}",
-        f"{steps.rows} rows per optimizer step ({product}), {len(sampler)} steps per epoch",
-        f"{lengths.sum() / len(sampler):.0f} tokens per optimizer step on average, "
+        f"{len(every):,} training rows, {_documents_per_row(every, len(documents))}",
+        f"{steps.rows:,} rows per optimizer step ({product}), {len(sampler):,} steps per epoch",
+        f"{lengths.sum() / len(sampler):,.0f} tokens per optimizer step on average, "
         f"in {np.mean(micro):.1f} {steps.layout} micro-batches"
-        + (f" of at most {steps.token_budget} tokens" if steps.layout == "packed" else "")
+        + (f" of at most {steps.token_budget:,} tokens" if steps.layout == "packed" else "")
         + (" on each rank" if steps.ranks > 1 else ""),
     ]
 

@@ -61,7 +61,7 @@ def test_what_is_asked_for(hub):
 
 def test_streaming_takes_only_the_limit(hub):
     hub.answer = datasets.Dataset.from_list(ROWS).to_iterable_dataset()
-    rows = opened(streaming=True, limit=2)
+    rows = opened(streaming=True, limit=2, heldout=0)
     assert hub.calls[0][1]["streaming"] is True
     assert (list(rows), rows.notes) == (ROWS[:2], ["the first 2 rows of split 'train' of org/name"])
 

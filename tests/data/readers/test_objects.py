@@ -104,7 +104,7 @@ def test_an_iterable_without_a_limit_names_the_setting(rows):
 
 def test_no_more_rows_are_asked_for_than_the_limit():
     rows = Endless()
-    source = opened(rows, limit=5)
+    source = opened(rows, limit=3, heldout=2)  # those that are held out are not of those to train on
     assert (list(source), rows.given) == ([{"n": number} for number in range(1, 6)], 5)
     assert source.notes == ["the first 5 rows of the iterable"]
 
@@ -123,11 +123,11 @@ def test_iterable_data_sets():
             yield row
 
     data = datasets.IterableDataset.from_generator(generate)
-    source = opened(data, limit=3)
+    source = opened(data, limit=3, heldout=0)
     assert (list(source), source.notes) == (ROWS[:3], ["the first 3 rows of the iterable data set"])
     assert len(given) <= 4  # the library looks one ahead
     several = datasets.IterableDatasetDict({"train": data})
-    assert opened(several, limit=2).notes == ["the first 2 rows of split 'train'"]
+    assert opened(several, limit=1, heldout=1).notes == ["the first 2 rows of split 'train'"]
 
 
 def test_a_data_set():
@@ -191,7 +191,7 @@ def test_data_sets_travel_in_pickles():
 
 
 def test_what_is_taken_of_an_iterable_is_said():
-    source = first_rows(iter(ROWS), 2, "org/name", "split 'train' of org/name")
+    source = first_rows(iter(ROWS), DataSettings(limit=2, heldout=0), "org/name", "split 'train' of org/name")
     assert (source.name, source.notes) == ("org/name", ["the first 2 rows of split 'train' of org/name"])
 
 

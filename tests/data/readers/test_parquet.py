@@ -10,9 +10,11 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
+from hasten.data.prepare import split
 from hasten.data.readers.files import DataFile
 from hasten.data.readers.parquet import ParquetRows
 from hasten.data.rows import BrokenRow
+from hasten.data.settings import DataSettings
 from hasten.errors import DataError
 
 ROWS = [
@@ -42,6 +44,14 @@ def test_rows_in_any_order(tmp_path, group):
     order = random.Random(0).sample(range(2000), 300)
     assert [rows[index] for index in order] == [ROWS[index] for index in order]
     assert (len(rows), rows.place(6), rows[-1]) == (2000, "row 7", ROWS[-1])
+
+
+def test_training_and_held_out_rows_need_no_temporary_file(tmp_path, monkeypatch):
+    rows = opened(tmp_path, ROWS, row_group_size=600)
+    monkeypatch.setattr("hasten.data.readers.parquet.Spool", lambda rows: pytest.fail("all rows were written down"))
+    training, heldout = split(rows, DataSettings(heldout=5))
+    assert len(list(training)) == 1995 and len(list(heldout)) == 5
+    assert sorted([*training, *heldout], key=str) == sorted(ROWS, key=str)
 
 
 def test_categories_are_text(tmp_path):

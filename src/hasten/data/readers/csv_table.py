@@ -55,6 +55,8 @@ class CsvRows(RowSource):
             raise empty(file.name)
         if not self._starts:
             raise empty(file.name, "column names without rows")
+        if nameless := self._columns.count(""):
+            self.notes.append(f"columns of {file.name} without a name, which are not read: {nameless}")
 
     def __len__(self) -> int:
         return len(self._starts)
@@ -150,15 +152,15 @@ def _width(file: DataFile, delimiter: str) -> int:
 
 
 def _header(name: str, record: list[str] | csv.Error) -> list[str]:
-    """The column names; none for a blank line."""
+    """The column names; none for a blank line, or for Excel's `sep=;`, whose delimiter divides it as the others."""
     if isinstance(record, csv.Error):
         rule = "The first record names the columns."
         raise DataError(name, f"the first record is not CSV ({record})", rule, "Correct it; lines end with \\n.")
     columns = [column.strip() for column in record]
-    if not any(columns):
+    if not any(columns) or (columns[0].lower() == "sep=" and not any(columns[1:])):
         return []
     for column in columns:
-        if columns.count(column) > 1:
+        if column and columns.count(column) > 1:
             rule = "The first record names the columns, each by a name of its own."
             raise DataError(name, f"the column name '{column}' twice", rule, "Rename or remove one.")
     return columns

@@ -61,7 +61,7 @@ class DataFile:
 
     def __init__(self, path: Path, name: str) -> None:
         self.path, self.name = path.absolute(), name  # the working folder may change before a row is read
-        self._packed = path.suffix.lower() == ".gz"
+        self.packed = path.suffix.lower() == ".gz"
         self._stamp: tuple[int, int] | None = None
         self._places: Places | None = None
 
@@ -78,7 +78,7 @@ class DataFile:
         try:
             with self.path.open("rb") as raw:
                 self._require_same(raw)
-                with gzip.GzipFile(fileobj=raw) if self._packed else nullcontext(raw) as file:
+                with gzip.GzipFile(fileobj=raw) if self.packed else nullcontext(raw) as file:
                     yield cast(BinaryIO, file)
         except StorageError:
             raise
@@ -95,9 +95,9 @@ class DataFile:
             # Held here, so that another thread's `close` does not close it.
             places = self._places
             if places is None:
-                file = self._unpacked() if self._packed else cast(BinaryIO, self.path.open("rb", buffering=0))
+                file = self._unpacked() if self.packed else cast(BinaryIO, self.path.open("rb", buffering=0))
                 places = self._places = Places(file)
-            if not self._packed:
+            if not self.packed:
                 self._require_same(places.file)
             return places.read(start, stop)
         except StorageError:
@@ -120,7 +120,7 @@ class DataFile:
         if isinstance(cause, OSError) and cause.errno is not None:
             value = f"it cannot be read ({cause.strerror})"
             return DataError(self.name, value, "Data is read from this file.", "Check its permissions.")
-        remedy = "Pack it again, or name the unpacked file." if self._packed else "Write it again."
+        remedy = "Pack it again, or name the unpacked file." if self.packed else "Write it again."
         reason = " ".join(str(cause).split())
         return DataError(self.name, f"it is damaged ({reason})", "Data is read from this file.", remedy)
 

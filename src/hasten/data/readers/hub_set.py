@@ -34,7 +34,7 @@ def open_hub_set(name: str, settings: DataSettings, otherwise: str) -> RowSource
 
     Args:
         name: its id.
-        settings: subset, split, and whether it is streamed (then up to `limit` rows are kept in memory).
+        settings: subset, split, and whether it is streamed (then its first rows are kept in memory).
         otherwise: a remedy for a name that was meant as a file.
 
     Raises:
@@ -57,7 +57,7 @@ def open_hub_set(name: str, settings: DataSettings, otherwise: str) -> RowSource
         subset = f" (subset '{settings.subset}')" if settings.subset else ""
         what = f"split '{settings.split}' of {name}{subset}"
         if settings.streaming:
-            return first_rows(loaded, settings.limit, name, what)
+            return first_rows(loaded, settings, name, what)
     return from_dataset(loaded, name, [f"{what} from the hub"])
 
 

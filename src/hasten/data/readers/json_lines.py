@@ -49,6 +49,11 @@ class JsonLines(RowSource):
                 text = decoded(self.name, line.rstrip(), offset, number)
                 yield parsed_row(self.name, text, lambda number=number: number)
 
+    @property
+    def jumps(self) -> bool:
+        """Not in a packed file, which is unpacked into a temporary one for that."""
+        return not self._file.packed
+
     def _row(self, index: int) -> Row:
         start, stop = self._places[index], self._places[index + 1]
         # What follows the line are its end and blank lines.

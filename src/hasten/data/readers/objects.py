@@ -90,7 +90,7 @@ def open_object(rows: Any, settings: DataSettings) -> RowSource:
     if not settings.limit:
         rule = "An iterable has no end that could be waited for."
         raise ConfigError("data.limit", "0 for an iterable", rule, "Set data.limit to the number of rows to read.")
-    return first_rows(rows, settings.limit, "rows", "the iterable")
+    return first_rows(rows, settings, "rows", "the iterable")
 
 
 def from_dataset(dataset: Any, name: str, notes: Sequence[str] = ()) -> RowSource:
@@ -104,19 +104,19 @@ def from_dataset(dataset: Any, name: str, notes: Sequence[str] = ()) -> RowSourc
     return DatasetRows(dataset, name, notes)
 
 
-def first_rows(rows: Iterable[Any], limit: int, name: str, what: str) -> RowSource:
-    """The first rows of an iterable, in memory; no more than that are asked for.
+def first_rows(rows: Iterable[Any], settings: DataSettings, name: str, what: str) -> RowSource:
+    """The first rows of an iterable, in memory: those to train on and those to hold out, and no more are asked for.
 
     Args:
         rows: mappings.
-        limit: how many, at most.
+        settings: how many, at most: `limit` and `heldout`.
         name: what messages call the source.
         what: what the run header calls it.
 
     Raises:
         DataError: there are none, or one is no mapping.
     """
-    taken = _mappings(islice(rows, limit), name)
+    taken = _mappings(islice(rows, settings.limit + settings.heldout), name)
     return ListRows(taken, name, [f"the first {len(taken)} rows of {what}"])
 
 
@@ -148,7 +148,7 @@ def _from_datasets(rows: Any, kind: str, settings: DataSettings) -> RowSource:
     if not settings.limit:
         rule = "It has no end that could be waited for."
         raise ConfigError("data.limit", "0 for an iterable data set", rule, "Set data.limit to the number of rows.")
-    return first_rows(rows.with_format(None), settings.limit, "rows", what)
+    return first_rows(rows.with_format(None), settings, "rows", what)
 
 
 def _require_rows(rows: Any) -> None:

@@ -1,4 +1,4 @@
-"""Parquet: read in order by row groups; by place from a temporary file that the first such reading fills.
+"""Parquet: read in order by row groups; by any place from a temporary file that the first such reading fills.
 
 A row group is decoded as a whole, so jumping between groups would decode one for every row. Therefore the rows are
 written down once, each by itself, and memory holds a few hundred of them at a time.
@@ -49,6 +49,11 @@ class ParquetRows(RowSource):
 
     def __len__(self) -> int:
         return self._count
+
+    @property
+    def jumps(self) -> bool:
+        """No: the first row by its place has all of them written down."""
+        return False
 
     def __iter__(self) -> Iterator[Row]:
         with self._opened() as parquet:
