@@ -40,7 +40,11 @@ def test_report_and_preview(rows_file, tiny_model_folder, capsys):
 def test_as_json(rows_file, tiny_model_folder, capsys):
     captured = run(capsys, rows_file, "--model", tiny_model_folder, "--rows", "1", "--data.cache=false", "--json")
     told = json.loads(captured.out)
-    assert told["ok"] and told["kept"] == 6 and told["skipped"]["empty 'output'"] == {"count": 1, "row": 6, "first": "row 7"}
+    assert (
+        told["ok"]
+        and told["kept"] == 6
+        and told["skipped"]["empty 'output'"] == {"count": 1, "row": 6, "first": "row 7"}
+    )
     assert [piece["text"] for piece in told["preview"][0] if piece["learnt"]] == ["it is 0<|im_end|>"]
     assert told["packing"]["rows"] == 1 and told["packing"]["documents_most"] == 6
     assert (told["cache_key"], told["from_cache"]) == ("", False)

@@ -74,7 +74,7 @@ def test_every_line_that_there_is():
         "end token added to the text: 6",
         "written as text: 1 (row 6)",
         "listed as text: 1 (row 7)",
-        "turns that the template leaves out: 1 (row 8)",
+        "turns, or words beside calls, that the template leaves out: 1 (row 8)",
         "answers are asked for with '<think>', which no row has",
         "text of its own in 9 rows: 'You are helpful.'",
         "prints the date: 2026-01-31 in all rows",

@@ -288,6 +288,7 @@ class _Preparation:
             (report.straddling, encoded.straddles),
             (report.calls_as_text, encoded.calls_as_text),
             (report.tools_as_text, encoded.tools_as_text),
+            (report.endless, encoded.endless),
             (report.missing_turns, encoded.missing > 0),
         ):
             if there:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 _MOST_REASONS = 8
-_FOUND = ("too_long", "spelled", "straddling", "calls_as_text", "tools_as_text", "missing_turns")
+_FOUND = ("too_long", "spelled", "straddling", "calls_as_text", "tools_as_text", "missing_turns", "endless")
 
 
 @dataclass
@@ -62,6 +62,8 @@ class DataReport:
     calls_as_text: Found = field(default_factory=Found)
     tools_as_text: Found = field(default_factory=Found)
     missing_turns: Found = field(default_factory=Found)
+    endless: Found = field(default_factory=Found)
+    """Rows whose last answer has no end of turn in the template's text."""
     unseen: str = ""
     inserted: str = ""
     inserted_rows: int = 0
@@ -135,7 +137,14 @@ class DataReport:
             (self.ended, f"end token added to the text: {self.ended:,}"),
             (self.calls_as_text.count, f"tool calls, which the template lacks, written as text: {self.calls_as_text}"),
             (self.tools_as_text.count, f"tools, which the template lacks, listed as text: {self.tools_as_text}"),
-            (self.missing_turns.count, f"turns that the template leaves out: {self.missing_turns}"),
+            (
+                self.missing_turns.count,
+                f"turns, or words beside calls, that the template leaves out: {self.missing_turns}",
+            ),
+            (
+                self.endless.count,
+                f"the template writes no end behind the last answer, so where to stop is not learnt there: {self.endless}",
+            ),
             (self.duplicates, f"rows that are the same as an earlier one: {self.duplicates:,}"),
         ]
         return [line for found, line in facts if found]
