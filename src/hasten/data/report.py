@@ -143,7 +143,7 @@ class DataReport:
             ),
             (
                 self.endless.count,
-                f"the template writes no end behind the last answer, so where to stop is not learnt there: {self.endless}",
+                f"the template writes no end behind the last answer, so stopping is not learnt there: {self.endless}",
             ),
             (self.duplicates, f"rows that are the same as an earlier one: {self.duplicates:,}"),
         ]
