@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from hasten.data import cache as prepared_cache
+from hasten.data import sections
 from hasten.data.conversation import Conversation, Preference, RowProblem
 from hasten.data.documents import Documents, DocumentsWriter, Flags, Ids
 from hasten.data.encoding import Content, Encoded, RowEncoder
@@ -31,7 +32,7 @@ from hasten.data.turns import neighbours_merged, system_folded
 from hasten.errors import ConfigError, DataError, StorageError
 
 _BATCH = 1000
-_MOST_CHARACTERS = 4_000_000
+_MOST_CHARACTERS = sections.LONGEST
 """Characters of rows that are tokenized at once; a batch of huge rows is cut short."""
 
 
@@ -153,12 +154,19 @@ class _Batch:
 
     numbers: list[int] = field(default_factory=list)
     contents: list[Content] = field(default_factory=list)
+    more: list[bool] = field(default_factory=list)
+    """Whether the next content is of the same row."""
     characters: int = 0
 
-    def add(self, number: int, content: Content) -> None:
+    def add(self, number: int, content: Content, more: bool) -> None:
         self.numbers.append(number)
         self.contents.append(content)
+        self.more.append(more)
         self.characters += _size(content)
+
+    @property
+    def is_full(self) -> bool:
+        return len(self.numbers) >= _BATCH or self.characters > _MOST_CHARACTERS
 
 
 @dataclass(frozen=True)
@@ -197,6 +205,7 @@ class _Preparation:
         )
         self.inserted: str | None = None
         self.seen, self.lengths = array("q"), array("q")
+        self.parts: list[Encoded | RowProblem] = []
         self.longest_misfit = self.clipped_misfit = _Misfit()
 
     def run(self, folder: Path | None) -> tuple[Documents, DataReport]:
@@ -204,7 +213,11 @@ class _Preparation:
         told = 0
         with DocumentsWriter(folder) as writer:
             for batch, rows in self.rows.encode_all((batch, batch.contents) for batch in self._batches()):
-                for number, content, encoded in zip(batch.numbers, batch.contents, rows, strict=True):
+                for number, content, more, part in zip(batch.numbers, batch.contents, batch.more, rows, strict=True):
+                    self.parts.append(part)
+                    if more:
+                        continue
+                    encoded = self._joined()
                     if isinstance(encoded, RowProblem):
                         self._skip(str(encoded), number)
                     else:
@@ -221,15 +234,26 @@ class _Preparation:
         batch = _Batch()
         for number, row in enumerate(self.source):
             try:
-                batch.add(number, read_content(row, self.kind, self.settings))
+                content = read_content(row, self.kind, self.settings)
             except RowProblem as problem:
                 self._skip(str(problem), number)
                 continue
-            if len(batch.numbers) == _BATCH or batch.characters > _MOST_CHARACTERS:
-                yield batch
-                batch = _Batch()
+            for part, more in sections.sections(content) if self.splits else [(content, False)]:
+                batch.add(number, part, more)
+                if batch.is_full:
+                    yield batch
+                    batch = _Batch()
         if batch.numbers:
             yield batch
+
+    def _joined(self) -> Encoded | RowProblem:
+        """The row that has been collected."""
+        parts, self.parts = self.parts, []
+        whole = [part for part in parts if isinstance(part, Encoded)]
+        if len(whole) < len(parts):
+            return next(part for part in parts if isinstance(part, RowProblem))
+        bos = self.encoder.tokenizer.bos_token_id if self.encoder.wants_bos else None
+        return sections.joined(whole, bos) if len(whole) > 1 else whole[0]
 
     def _take(self, content: Content, encoded: Encoded, number: int, writer: DocumentsWriter) -> None:
         report, limit, length = self.report, self.settings.max_length, len(encoded.ids)
