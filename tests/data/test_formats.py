@@ -7,13 +7,18 @@ from pathlib import Path
 
 import pytest
 
-from hasten.data.formats import FORMATS, Conversation, PlainText, Preference, RowProblem, detect, read_messages
-from hasten.data.rows import BrokenRow
+from hasten.data.formats import FORMATS, Conversation, PlainText, Preference, RowProblem, detect
+from hasten.data.rows import BrokenRow, ListRows, Mixture, Selection
 from hasten.data.settings import DataSettings
 from hasten.errors import ConfigError, DataError
 
 SHARED = Path(__file__).parents[2].parent / "shared" / "data"
 QA = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
+
+
+def read_messages(turns, tools=None):
+    """Turns as a row has them."""
+    return detect([{"messages": QA}]).read({"messages": turns, "tools": tools})
 
 
 @pytest.mark.parametrize(
@@ -80,6 +85,52 @@ def test_rows_without_a_label_do_not_turn_labelled_rows_into_others():
     assert detect(rows).name == "labelled"
 
 
+ALPACA, PLAIN = {"instruction": "q", "output": "a"}, {"text": "once"}
+
+
+def mixed(*parts, **options):
+    return Mixture([ListRows(list(rows), f"{number}.jsonl") for number, rows in enumerate(parts)], **options)
+
+
+def test_every_source_of_a_mixture_has_its_format():
+    kind = detect(mixed([PLAIN], [ALPACA], [ALPACA]))
+    assert (kind.name, kind.is_chat) == ("alpaca, text", True)
+    assert kind.read(ALPACA) == Conversation(QA) and kind.read(PLAIN) == PlainText("", "once")
+    assert kind.read({**PLAIN, **ALPACA}) == Conversation(QA), "the first in the table, as within one source"
+    assert problem(kind, {"messages": QA}) == "no 'instruction'"
+    assert pickle.loads(pickle.dumps(kind)).read(PLAIN) == PlainText("", "once")
+    labelled = detect(mixed([{"messages": QA, "label": True}], [{"messages": QA}]))
+    assert labelled.name == "labelled, messages" and "labelled false are left out" in labelled.note
+    assert problem(labelled, {"messages": QA, "label": None}) == "None in 'label'"
+    assert labelled.read({"messages": QA}) == Conversation(QA)
+
+
+def test_sources_of_one_format_are_one():
+    assert detect(mixed([ALPACA], [ALPACA])).name == "alpaca"
+    assert detect(mixed([PLAIN] * 9, [ALPACA], alike=True)).name == "text", "the files of a folder have one format"
+
+
+def test_a_source_of_an_unknown_format_is_an_error_whatever_the_others_are():
+    with pytest.raises(DataError, match="columns of 1.jsonl: label, title"):
+        detect(mixed([ALPACA], [{"title": "a", "label": 1}]))
+    with pytest.raises(DataError, match="'alpaca', but the columns are text"):
+        detect(mixed([ALPACA], [PLAIN]), "alpaca")
+
+
+def test_columns_are_renamed_in_the_sources_that_have_them():
+    rows = [{"query": "q", "answer": "a"}], [{"question": "r", "answer": "b"}]
+    kind = detect(mixed(*rows), columns=["query=question"])
+    assert kind.name == "question-answer"
+    assert [kind.read(row).messages[0]["content"] for (row,) in rows] == ["q", "r"]
+    with pytest.raises(DataError, match="No row has a column 'frage'"):
+        detect(mixed([ALPACA], [PLAIN]), columns=["frage=question"])
+
+
+def test_a_part_of_rows_has_the_format_of_all():
+    rows = ListRows([ALPACA, ALPACA, {"messages": QA}, ALPACA])
+    assert detect(rows[2:3]).name == detect(Selection(rows, [2])).name == "alpaca"
+
+
 def test_a_misspelt_column_is_proposed():
     with pytest.raises(DataError) as caught:
         detect([{"instrucion": "q", "output": "a"}])
@@ -117,7 +168,7 @@ def test_arrow_fills_every_key_with_none():
     [
         (None, "no messages"),
         ([], "no messages"),
-        ("text", "no messages"),
+        ("text", "messages that are text, and not JSON"),
         (["text"], "a message that is no object"),
         ([{"from": "narrator", "value": "x"}], "unknown role 'narrator'"),
         ([{"content": "x"}], "unknown role ''"),

@@ -7,7 +7,7 @@ import pytest
 from hasten.data.formats import detect
 from hasten.data.packing import IGNORED
 from hasten.data.prepare import prepare, read_content, split
-from hasten.data.rows import ListRows, Selection
+from hasten.data.rows import ListRows, Mixture, Selection
 from hasten.data.settings import DataSettings
 from hasten.errors import DataError, ModelError
 from support import tiny
@@ -207,12 +207,20 @@ def test_progress_reaches_the_number_of_rows(demo_tokenizer, tmp_path, monkeypat
         assert sum(told) == 24 and min(told) >= 0
 
 
-def test_a_known_format_is_not_looked_for_again(demo_tokenizer):
-    rows = [*ROWS, *[chat("hi", "yo")] * 3]
-    kind = detect(rows)
-    report = prepare(rows[-4:], demo_tokenizer, DataSettings(), kind=kind).report
-    assert (report.format, report.kept) == ("question-answer", 1)
-    assert prepare(rows[-4:], demo_tokenizer, DataSettings()).report.format == "messages"
+def test_every_part_of_a_source_is_read_in_the_format_of_all_of_it(demo_tokenizer):
+    source = ListRows([*ROWS, *[chat("hi", "yo")] * 3])
+    for part, kept in ((Selection(source, range(20)), 20), (source[-4:], 1), (source[:5][-1:], 1)):
+        report = prepare(part, demo_tokenizer, DataSettings()).report
+        assert (report.format, report.kept) == ("question-answer", kept)
+
+
+def test_a_mixture_of_formats(demo_tokenizer):
+    sources = [ListRows(ROWS, "a.jsonl"), ListRows([{"text": "once"}, {"text": ""}], "b.jsonl")]
+    prepared = prepare(Mixture(sources), demo_tokenizer, DataSettings())
+    assert (prepared.report.format, prepared.report.kept) == ("question-answer, text", 21)
+    assert demo_tokenizer.decode(prepared.documents[20]["input_ids"]) == f"once{END}"
+    assert runs(prepared.documents[3], demo_tokenizer) == [f"a3{END}"]
+    assert prepared.report.lines()[-1] == "left out, empty 'text': 1 (b.jsonl row 2)"
 
 
 def test_a_row_is_read_as_it_is_rendered():

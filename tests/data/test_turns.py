@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hasten.data.conversation import Conversation, RowProblem
-from hasten.data.turns import ROLE_ALIASES, neighbours_merged, read_messages, read_turns, system_folded
+from hasten.data.formats import detect
+from hasten.data.turns import ROLE_ALIASES, neighbours_merged, read_turns, system_folded
 
 USER = {"role": "user", "content": "q"}
 REPLY = {"role": "assistant", "content": "a"}
@@ -15,6 +16,11 @@ SYSTEM = {"role": "system", "content": "s"}
 CALL = {"type": "function", "function": {"name": "weather", "arguments": {"city": "Oslo"}}}
 CALLING = {"role": "assistant", "content": "", "tool_calls": [CALL]}
 RESULT = {"role": "tool", "content": "sunny"}
+
+
+def read_messages(turns, tools=None):
+    """Turns as a row has them."""
+    return detect([{"messages": [USER, REPLY]}]).read({"messages": turns, "tools": tools})
 
 
 def problem(turns):
@@ -274,6 +280,14 @@ EXTRAS = {
     "train": optional(st.booleans()),
     "seen": st.integers(),
 }
+
+
+def test_turns_as_a_tables_cell_has_them():
+    assert read_turns(json.dumps([USER, REPLY])) == Conversation([USER, REPLY])
+    assert problem("a question?") == "messages that are text, and not JSON"
+    assert problem("") == problem('{"role": "user"}') == problem("[]") == "no messages"
+
+
 ROLES = sorted(alias for alias in ROLE_ALIASES if alias != "function_call")
 SPOKEN = st.fixed_dictionaries({"content": FILLED | PARTS}) | st.fixed_dictionaries(
     {"content": st.none(), "value": FILLED}

@@ -2,7 +2,6 @@
 
 import pytest
 
-from hasten.data.formats import detect
 from hasten.data.settings import DataSettings
 from hasten.training.samples import answer_all, choose
 from support import tiny
@@ -11,8 +10,7 @@ REFUSES_SYSTEM = "{% if messages[0].role == 'system' %}{{ raise_exception('no sy
 
 
 def questions(rows, *, tokenizer=None, count=9, **settings):
-    kind = detect(rows)
-    samples = choose(rows, kind, DataSettings(**settings), tokenizer or tiny.tokenizer(), count)
+    samples = choose(rows, DataSettings(**settings), tokenizer or tiny.tokenizer(), count)
     return [[message["content"] for message in sample.messages] for sample in samples]
 
 
@@ -23,7 +21,7 @@ def test_the_first_questions_are_taken_up_to_the_first_answer():
     assert questions(ROWS, count=2) == [["q0"], ["q1"]]
     turns = [("system", "s"), ("user", "q"), ("assistant", "a"), ("user", "r"), ("assistant", "b")]
     assert questions([{"messages": [{"role": role, "content": text} for role, text in turns]}]) == [["s", "q"]]
-    assert questions(ROWS, count=0) == []
+    assert questions(ROWS, count=0) == questions([]) == []
 
 
 def test_what_cannot_be_asked_is_passed_over():
@@ -45,6 +43,6 @@ def test_rows_that_the_template_refuses_are_passed_over_or_read_as_they_are_trai
 @pytest.mark.parametrize("count", [0, 2])
 def test_every_sample_has_its_answer(count, tiny_llama):
     tokenizer = tiny.tokenizer()
-    samples = choose(ROWS, detect(ROWS), DataSettings(), tokenizer, count)
+    samples = choose(ROWS, DataSettings(), tokenizer, count)
     answers = answer_all(tiny_llama, tokenizer, samples, 3)
     assert len(answers) == count and all(isinstance(text, str) for text in answers)

@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
-import hashlib
 import importlib.metadata
 import json
 import shutil
@@ -26,6 +25,7 @@ from hasten import __version__
 from hasten.data.documents import Documents
 from hasten.data.formats import Format
 from hasten.data.report import DataReport
+from hasten.data.rows import text_digest
 from hasten.data.settings import DataSettings
 from hasten.files import new_folder, storing
 
@@ -64,13 +64,13 @@ def key_of(fingerprint: str, kind: Format, tokenizer: Any, settings: DataSetting
         "packages": {name: importlib.metadata.version(name) for name in _PACKAGES},
         "rows": fingerprint,
         "format": [kind.name, kind.columns, kind.is_chat],
-        "tokenizer": _hash(tokenizer.backend_tokenizer.to_str()),
+        "tokenizer": text_digest(tokenizer.backend_tokenizer.to_str()),
         "special": {name: str(token) for name, token in tokenizer.special_tokens_map.items()},
-        "template": _hash(json.dumps(tokenizer.chat_template)),
+        "template": text_digest(json.dumps(tokenizer.chat_template)),
         "settings": {name: values[name] for name in _SETTINGS},
         "day": day,
     }
-    return _hash(json.dumps(parts, sort_keys=True))
+    return text_digest(json.dumps(parts, sort_keys=True))
 
 
 def load(cache: Path, key: str) -> tuple[Documents, DataReport] | None:
@@ -121,7 +121,3 @@ def _sweep(cache: Path) -> None:
             written = max((path.stat().st_mtime for path in folder.rglob("*")), default=folder.stat().st_mtime)
             if time.time() - written > _ABANDONED_S:
                 shutil.rmtree(folder, ignore_errors=True)
-
-
-def _hash(text: str) -> str:
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()

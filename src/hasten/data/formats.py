@@ -12,26 +12,24 @@
 | text | `text`: language modelling |
 
 All but plain text may have `system` and `tools`. The first format whose columns the rows have is theirs; formats that
-need more columns stand before those that need some of the same. What a turn looks like is in `turns`, what a call looks
-like in `tools`.
+need more columns stand before those that need some of the same. Each source of a mixture has a format of its own. What
+a turn looks like is in `turns`, what a call looks like in `tools`.
 """  # noqa: E501  # a table's row is one line
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice, takewhile
 from typing import Any
 
 from hasten.data.conversation import Conversation, Message, PlainText, Preference, RowProblem, with_flags
+from hasten.data.rows import ListRows, Row, RowSource
 from hasten.data.tools import read_tools
-from hasten.data.turns import ROLE_ALIASES as ROLE_ALIASES
 from hasten.data.turns import read_filled, read_text, read_turns, require_assistant
-from hasten.data.turns import read_messages as read_messages
 from hasten.errors import ConfigError, DataError, did_you_mean, nearest
 
-Row = dict[str, Any]
 Content = Conversation | PlainText | Preference
 
 _LOOKED_AT = 1000
@@ -52,6 +50,7 @@ class Format:
         read: a row -> what it says; raises `RowProblem`. It can be sent to other processes.
         note: what must be known about training on it, as one sentence for the report; empty where nothing must be.
         is_chat: whether its rows are rendered by the chat template.
+        renames: our name -> theirs, for columns that have another name.
     """
 
     name: str
@@ -59,6 +58,12 @@ class Format:
     read: Callable[[Row], Content]
     note: str = ""
     is_chat: bool = True
+    renames: Mapping[str, str] = field(default_factory=dict)
+
+    def fits(self, row: Row) -> bool:
+        """Whether a row has the columns."""
+        row = _renamed(row, self.renames)
+        return all(column in row for column in self.columns)
 
 
 def detect(rows: Iterable[Row], wanted: str = "auto", columns: Sequence[str] = ()) -> Format:
@@ -66,7 +71,8 @@ def detect(rows: Iterable[Row], wanted: str = "auto", columns: Sequence[str] = (
     any other format's. So a few rows that strayed in do not decide for all, and of equals the first is meant.
 
     Args:
-        rows: the first 1000 are looked at; broken ones count for nothing.
+        rows: the first 1000 of each of their sources are looked at, whatever part of them is given, so that training
+            and held-out rows are read alike; broken ones count for nothing.
         wanted: the format's name, or auto.
         columns: renamed columns as ``theirs=ours``; the format's `read` renames them too.
 
@@ -75,6 +81,20 @@ def detect(rows: Iterable[Row], wanted: str = "auto", columns: Sequence[str] = (
         DataError: no known columns, not those of the wanted format, or a renamed column that no row has; the nearest
             real name is proposed for a misspelt one.
     """
+    origins = rows.origins if isinstance(rows, RowSource) else [ListRows(list(islice(rows, _LOOKED_AT)))]
+    samples = [_whole(origin) for origin in origins]
+    renames = _renames(columns, [row for sample in samples for row in sample])
+    several = len(origins) > 1
+    subjects = [f"columns of {origin.name}" if several else "data columns" for origin in origins]
+    found = [_found(sample, wanted, renames, subject) for sample, subject in zip(samples, subjects, strict=True)]
+    order = [one.columns for one in FORMATS]
+    found.sort(key=lambda kind: order.index(kind.columns))
+    kinds = list({(kind.columns, kind.is_chat, *kind.renames.items()): kind for kind in found}.values())
+    return kinds[0] if len(kinds) == 1 else _either(kinds)
+
+
+def _whole(rows: Iterable[Row]) -> list[Row]:
+    """The first rows, without broken ones."""
     sample = list(islice(rows, _LOOKED_AT))
     whole = [row for row in sample if _broken(row) is None]
     if sample and not whole:
@@ -84,15 +104,36 @@ def detect(rows: Iterable[Row], wanted: str = "auto", columns: Sequence[str] = (
             "At least one row must be whole.",
             "Correct the rows.",
         )
-    renames = _renames(columns, whole)
-    whole = [_renamed(row, renames) for row in whole]
+    return whole
+
+
+def _found(rows: Sequence[Row], wanted: str, renames: Mapping[str, str], subject: str) -> Format:
+    """The format of one source's rows."""
+    present = {key for row in rows for key in row}
+    renames = {ours: theirs for ours, theirs in renames.items() if theirs in present}
+    whole = [_renamed(row, renames) for row in rows]
     filled = [{key for key, value in row.items() if value is not None} for row in whole]
     candidates = [one for one in _candidates(wanted) if wanted != "auto" or _is_meant(one, whole)]
     counts = [sum(columns.issuperset(one.columns) for columns in filled) for one in candidates]
     for candidate, count in zip(candidates, counts, strict=True):
         if count and 2 * count >= max(counts):
             return _settled(candidate, wanted, whole, renames)
-    raise _unknown(wanted, set().union(*filled))
+    raise _unknown(wanted, set().union(*filled), subject)
+
+
+def _either(kinds: Sequence[Format]) -> Format:
+    """Several formats as one: every row is read in the first that it fits."""
+    return Format(
+        ", ".join(dict.fromkeys(kind.name for kind in kinds)),
+        tuple("+".join(kind.columns) for kind in kinds),
+        partial(_read_either, tuple(kinds)),
+        "; ".join(dict.fromkeys(kind.note for kind in kinds if kind.note)),
+        any(kind.is_chat for kind in kinds),
+    )
+
+
+def _read_either(kinds: Sequence[Format], row: Row) -> Content:
+    return next((kind for kind in kinds if kind.fits(row)), kinds[0]).read(row)
 
 
 def _candidates(wanted: str) -> list[Format]:
@@ -120,7 +161,7 @@ def _settled(candidate: Format, wanted: str, rows: Sequence[Row], renames: Mappi
         name = wanted if wanted != "auto" else "conversations" if sharegpt else "messages"
     lists = name == "prompt-completion" and any(_has_turns(row) for row in rows)
     read = partial(_read_renamed, candidate, renames) if renames else candidate.read
-    return replace(candidate, name=name, read=read, is_chat=candidate.is_chat or lists)
+    return replace(candidate, name=name, read=read, is_chat=candidate.is_chat or lists, renames=renames)
 
 
 def _turns(rows: Sequence[Row], column: str) -> Iterator[dict[str, Any]]:
@@ -128,7 +169,7 @@ def _turns(rows: Sequence[Row], column: str) -> Iterator[dict[str, Any]]:
     return (turn for turns in lists if isinstance(turns, list) for turn in turns if isinstance(turn, dict))
 
 
-def _unknown(wanted: str, present: set[str]) -> DataError:
+def _unknown(wanted: str, present: set[str], subject: str) -> DataError:
     # Columns of labelled rows are those of other formats and one more.
     formats = _candidates(wanted) if wanted != "auto" else [one for one in FORMATS if one.name != "labelled"]
     known = list(dict.fromkeys(column for one in formats for column in one.columns))
@@ -140,7 +181,7 @@ def _unknown(wanted: str, present: set[str]) -> DataError:
     setting = ", ".join(f"{column}={match}" for column, match in typos.items()) or "theirs=ours"
     remedy = (f"{alike}: rename it" if typos else "Rename your columns") + f", or set data.columns to {setting}."
     if wanted == "auto":
-        return DataError("data columns", found, f"One of these sets is needed: {expected}.", remedy)
+        return DataError(subject, found, f"One of these sets is needed: {expected}.", remedy)
     return DataError("data.format", f"'{wanted}', but the columns are {found}", f"It needs {expected}.", remedy)
 
 

@@ -78,17 +78,15 @@ def prepare(
     tokenizer: Any,
     settings: DataSettings,
     *,
-    kind: Format | None = None,
     cache: Path | None = None,
     on_rows: Callable[[int], None] | None = None,
 ) -> Prepared:
     """Tokenize rows and mark what is learnt.
 
     Args:
-        rows: raw rows, all of one format.
+        rows: raw rows.
         tokenizer: the model's own, with the chat template that is wanted.
         settings: format, length limit, which tokens are learnt.
-        kind: the rows' format, where it is known; else it is found from these rows.
         cache: the folder of prepared rows; None prepares them anew, in memory.
         on_rows: called with the number of rows that were done since the last call.
 
@@ -98,7 +96,7 @@ def prepare(
         ModelError: conversations without a chat template.
     """
     source = as_source(rows)
-    kind = kind or detect(source, settings.format, settings.columns)
+    kind = detect(source, settings.format, settings.columns)
     day = _day(settings)
     encoder = ChatEncoder(tokenizer, day=day, control_text=settings.control_tokens == "text")
     if kind.is_chat:

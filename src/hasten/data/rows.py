@@ -58,6 +58,11 @@ class RowSource(Sequence[Row]):
         """Whether some rows by their places cost less than all in order."""
         return True
 
+    @property
+    def origins(self) -> list[RowSource]:
+        """The whole sources that rows come from, each with rows of one format."""
+        return [self]
+
     @abstractmethod
     def _row(self, index: int) -> Row:
         """Row `index`, which is neither negative nor too large."""
@@ -154,11 +159,16 @@ class Selection(RowSource):
         """As the source."""
         return self.source.jumps
 
+    @property
+    def origins(self) -> list[RowSource]:
+        """Those of the source."""
+        return self.source.origins
+
     def _row(self, index: int) -> Row:
         return self.source[self.indices[index]]
 
     def _digest(self) -> str:
-        return _joined("selection", self.source.fingerprint, hashlib.sha256(array("q", self.indices)).hexdigest())
+        return text_digest("selection", self.source.fingerprint, hashlib.sha256(array("q", self.indices)).hexdigest())
 
     def place(self, index: int) -> str:
         """As the source names it."""
@@ -181,12 +191,19 @@ class Mixture(RowSource):
         weights: positive shares in their order, or none.
         seed: chooses the rows of a weighted mixture.
         name: what messages call the mixture; by default its sources' names.
+        alike: whether the rows of all sources have one format, as the files of a folder do.
     """
 
     def __init__(
-        self, sources: Sequence[RowSource], weights: Sequence[float] = (), seed: int = 0, name: str = ""
+        self,
+        sources: Sequence[RowSource],
+        weights: Sequence[float] = (),
+        seed: int = 0,
+        name: str = "",
+        alike: bool = False,
     ) -> None:
         super().__init__(name or _listed([source.name for source in sources]))
+        self._alike = alike
         self.sources = list(sources)
         self._open: set[int] = set()
         self._opened: deque[int] = deque()  # the same, in their order
@@ -219,6 +236,11 @@ class Mixture(RowSource):
         """As all of the sources; those of a weighted mixture are never read in order."""
         return self._parts is not None or all(source.jumps for source in self.sources)
 
+    @property
+    def origins(self) -> list[RowSource]:
+        """Those of the sources, unless they have one format."""
+        return [self] if self._alike else [origin for source in self.sources for origin in source.origins]
+
     def _find(self, index: int) -> tuple[int, int]:
         """Which source a row is of, and its index there."""
         if self._parts is not None and self._indices is not None:
@@ -240,7 +262,7 @@ class Mixture(RowSource):
 
     def _digest(self) -> str:
         choice = "all" if self._parts is None else f"{self._counts} {self._seed}"
-        return _joined("mixture", choice, *(source.fingerprint for source in self.sources))
+        return text_digest("mixture", choice, *(source.fingerprint for source in self.sources))
 
     def place(self, index: int) -> str:
         """With the name of the source: "b.jsonl row 7"."""
@@ -281,8 +303,9 @@ def _pickled(value: object) -> list[str]:
     return [type(value).__qualname__, pickle.dumps(value, protocol=4).hex()]
 
 
-def _joined(*parts: str) -> str:
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+def text_digest(*lines: str) -> str:
+    """SHA-256 (hex) of lines of text."""
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 def _listed(names: Sequence[str]) -> str:

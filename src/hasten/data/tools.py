@@ -33,7 +33,7 @@ def read_calls(value: Any) -> list[dict[str, Any]]:
     Raises:
         RowProblem: not JSON, a call without a name, or arguments that are no object.
     """
-    value = _parsed(value, "a tool call that is not JSON")
+    value = parsed(value, "a tool call that is not JSON")
     if value is None:
         return []
     if not isinstance(value, (list, dict)):
@@ -53,7 +53,7 @@ def read_tools(value: Any) -> list[dict[str, Any]] | None:
     Raises:
         RowProblem: not JSON, or something that is no function schema.
     """
-    value = _parsed(value, "'tools' is not JSON")
+    value = parsed(value, "'tools' is not JSON")
     if not value:
         return None
     if not isinstance(value, (list, dict)):
@@ -141,7 +141,7 @@ def _call(call: Any) -> dict[str, Any]:
     name = function.get("name") if isinstance(function, dict) else None
     if not isinstance(name, str) or not name:
         raise RowProblem("a tool call without a name")
-    arguments = _parsed(function.get("arguments"), "tool call arguments that are no JSON object")
+    arguments = parsed(function.get("arguments"), "tool call arguments that are no JSON object")
     if not isinstance(arguments, (dict, type(None))):
         raise RowProblem("tool call arguments that are no JSON object")
     made = {"type": "function", "function": {"name": name, "arguments": cleaned(arguments or {})}}
@@ -152,7 +152,7 @@ def _call(call: Any) -> dict[str, Any]:
 
 
 def _tool(tool: Any) -> dict[str, Any]:
-    tool = cleaned(_parsed(tool, "a tool that is not JSON"))
+    tool = cleaned(parsed(tool, "a tool that is not JSON"))
     given = {key: item for key, item in tool.items() if key != "type"} if isinstance(tool, dict) else {}
     wrapped = given if "function" in given else {"function": given}
     function = wrapped["function"]
@@ -161,8 +161,12 @@ def _tool(tool: Any) -> dict[str, Any]:
     return {"type": "function", **wrapped}
 
 
-def _parsed(value: Any, problem: str) -> Any:
-    """JSON text as its value, blank text as None; anything else as it is."""
+def parsed(value: Any, problem: str) -> Any:
+    """JSON text as its value, blank text as None; anything else as it is.
+
+    Raises:
+        RowProblem: text that is not JSON; it says `problem`.
+    """
     if not isinstance(value, str):
         return value
     if not value.strip():

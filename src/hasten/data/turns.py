@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from hasten.data.conversation import Conversation, Message, RowProblem, with_flags
-from hasten.data.tools import read_calls, read_tools
+from hasten.data.tools import parsed, read_calls
 
 _NAMES = {
     "system": "system developer",
@@ -26,27 +26,16 @@ _TEXT_PARTS = ("text", "input_text", "output_text")
 _OTHER_PARTS = {"image": "an image", "audio": "audio", "video": "a video", "file": "a file"}
 
 
-def read_messages(turns: Any, tools: Any = None) -> Conversation:
-    """Turns of either naming as a conversation in which an assistant speaks.
-
-    Args:
-        turns: a list of objects.
-        tools: tool schemas, as `hasten.data.tools.read_tools` takes them.
-
-    Raises:
-        RowProblem: no turns, none of an assistant, or what `read_turns` refuses.
-    """
-    made = read_turns(turns)
-    require_assistant(made)
-    return Conversation(made.messages, read_tools(tools), made.learn)
-
-
 def read_turns(turns: Any) -> Conversation:
     """Turns of either naming, whoever speaks in them.
+
+    Args:
+        turns: a list of objects, or JSON text of one, as a table's cell has it.
 
     Raises:
         RowProblem: no turns, an unknown role, content that is missing, empty or no text, or a faulty call or flag.
     """
+    turns = parsed(turns, "messages that are text, and not JSON")
     if not isinstance(turns, list) or not turns:
         raise RowProblem("no messages")
     read = [_read_turn(turn) for turn in turns]

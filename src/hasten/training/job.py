@@ -21,7 +21,6 @@ import torch
 from rich.console import Console
 
 from hasten import schema
-from hasten.data.formats import Format, detect
 from hasten.data.generation_tag import without_markers
 from hasten.data.packing import Example
 from hasten.data.prepare import Prepared, split
@@ -184,16 +183,15 @@ def prepare_job(config: RunConfig, console: Console, rows: Any = None, resumed: 
     )
     plan = make_plan(hardware, family, model_type, request)
     tokenizer = model_tokenizer(settings, config.data)
-    kind = detect(source, config.data.format, config.data.columns)
     with rows_progress(console, len(training_source)) as advance:
-        training = prepared_rows(training_source, tokenizer, config.data, advance, kind)
+        training = prepared_rows(training_source, tokenizer, config.data, advance)
     if resumed is not None:
         _require_same_documents(resumed, training)
     rows_of_documents = training_rows(training.documents, config.data, plan.layout)
-    heldout = _prepare_heldout(heldout_source, tokenizer, config.data, kind)
+    heldout = _prepare_heldout(heldout_source, tokenizer, config.data)
     if config.data.template:  # what is saved is read by programs that do not know the markers
         tokenizer.chat_template = without_markers(tokenizer.chat_template)
-    samples = choose(heldout_source, kind, config.data, tokenizer, config.training.samples)
+    samples = choose(heldout_source, config.data, tokenizer, config.training.samples)
     loaded = load(settings.name, replace(options, device=plan.device, dtype=plan.dtype, load_in_4bit=plan.load_in_4bit))
     loaded = replace(loaded, tokenizer=tokenizer)
     notes = [*source.notes, *loaded.notes]
@@ -221,7 +219,7 @@ def prepare_job(config: RunConfig, console: Console, rows: Any = None, resumed: 
     )
 
 
-def _prepare_heldout(source: RowSource, tokenizer: Any, settings: DataSettings, kind: Format) -> Sequence[Example]:
+def _prepare_heldout(source: RowSource, tokenizer: Any, settings: DataSettings) -> Sequence[Example]:
     """The held-out documents; none where none are asked for.
 
     Raises:
@@ -230,7 +228,7 @@ def _prepare_heldout(source: RowSource, tokenizer: Any, settings: DataSettings, 
     if not len(source):
         return []
     try:
-        return prepared_rows(source, tokenizer, settings, kind=kind).documents
+        return prepared_rows(source, tokenizer, settings).documents
     except DataError as cause:
         remedy = "Raise data.heldout so that usable rows are among them, or set it to 0."
         raise DataError(f"the {len(source)} held-out rows", cause.value, cause.rule, remedy) from cause

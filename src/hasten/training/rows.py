@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from hasten.data.formats import Format
 from hasten.data.named_templates import resolve_template
 from hasten.data.prepare import Prepared, prepare, split
 from hasten.data.rows import RowSource
@@ -52,7 +51,6 @@ def prepared_rows(
     tokenizer: Any,
     settings: DataSettings,
     on_rows: Callable[[int], None] | None = None,
-    kind: Format | None = None,
 ) -> Prepared:
     """Rows as documents, from the cache where they are known.
 
@@ -61,10 +59,9 @@ def prepared_rows(
         tokenizer: the model's.
         settings: of the data path.
         on_rows: told of rows that are done.
-        kind: the rows' format, where it is known.
 
     Raises:
         DataError: no usable row.
     """
     cache = CACHE / "data" if settings.cache else None
-    return prepare(source, tokenizer, settings, kind=kind, cache=cache, on_rows=on_rows)
+    return prepare(source, tokenizer, settings, cache=cache, on_rows=on_rows)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from hasten.data.conversation import Conversation, Message, RowProblem
-from hasten.data.formats import Format
+from hasten.data.formats import detect
 from hasten.data.prepare import read_content
 from hasten.data.rows import Row
 from hasten.data.settings import DataSettings
@@ -29,18 +29,20 @@ class Sample:
         return self.messages[-1]["content"]
 
 
-def choose(rows: Iterable[Row], kind: Format, settings: DataSettings, tokenizer: Any, count: int) -> list[Sample]:
+def choose(rows: Sequence[Row], settings: DataSettings, tokenizer: Any, count: int) -> list[Sample]:
     """The first held-out conversations that can be asked, up to their first assistant turn.
 
     Args:
         rows: held-out rows.
-        kind: their format.
         settings: how they are read, and how long a question may be.
         tokenizer: the model's.
         count: how many, at most.
     """
     samples: list[Sample] = []
-    if not (count and kind.is_chat):
+    if not (count and len(rows)):
+        return samples
+    kind = detect(rows, settings.format, settings.columns)
+    if not kind.is_chat:
         return samples
     encoder = ChatEncoder(tokenizer)
     for row in rows:

@@ -47,7 +47,7 @@ def open_folder(folder: Path, name: str) -> RowSource:
     found = data or texts
     if data:
         parts = [open_file(path, _named(name, folder, path)) for path in found]
-        source: RowSource = parts[0] if len(parts) == 1 else Mixture(parts, name=name)
+        source: RowSource = parts[0] if len(parts) == 1 else Mixture(parts, name=name, alike=True)
     else:
         source = TextFiles([DataFile(path, _named(name, folder, path)) for path in found], name)
     names = [path.relative_to(folder).as_posix() for path in found]

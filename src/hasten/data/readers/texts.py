@@ -5,12 +5,11 @@ Line ends become `\n`, so that a text teaches the same whichever system wrote it
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 
 from hasten.data.readers.files import DataFile
 from hasten.data.readers.text_lines import empty, whole_text
-from hasten.data.rows import Row, RowSource
+from hasten.data.rows import Row, RowSource, text_digest
 
 
 class TextFiles(RowSource):
@@ -37,8 +36,7 @@ class TextFiles(RowSource):
         return {"text": whole_text(self._files[index]).replace("\r\n", "\n")}
 
     def _digest(self) -> str:
-        digests = "\n".join(file.digest_as("text") for file in self._files)
-        return hashlib.sha256(digests.encode()).hexdigest()
+        return text_digest(*(file.digest_as("text") for file in self._files))
 
     def place(self, index: int) -> str:
         """With the file, where there are several: "row 7 (notes/b.txt)"."""
