@@ -1,1 +1,1 @@
-"""Operators with a plain-torch twin: one folder each (`reference.py`, `triton.py`, `op.py`, `README.md`)."""
+"""Operators with hand-derived gradients: one folder each, with a derivation, a plain torch twin and Triton kernels."""
