@@ -28,7 +28,8 @@ def made(device, dtype, *shape, seed=0):
 @pytest.mark.parametrize("shape", [(1, 3), (3, 7), (2, 5, 64), (9, 100), (4, 576), (0, 16)])
 def test_output_and_gradients(device, impl, dtype, shape):
     draws = [
-        (made(device, dtype, *shape, seed=seed), made(device, dtype, shape[-1], seed=seed + 1)) for seed in range(0, 64, 2)
+        (made(device, dtype, *shape, seed=seed), made(device, dtype, shape[-1], seed=seed + 1))
+        for seed in range(0, 64, 2)
     ]
     draws = draws if 0 < math.prod(shape) < 64 else draws[:1]
     require_promise(lambda x, w: rms_norm(x, w, impl=impl), plain, *draws)
@@ -96,4 +97,6 @@ def test_triton_on_a_cpu_is_refused_outside_the_interpreter(monkeypatch):
     monkeypatch.setattr(choice, "interpreting", lambda: False)
     with pytest.raises(CapabilityError, match="'triton' for a tensor on cpu.*Use impl='auto'"):
         rms_norm(torch.ones(1, 4), torch.ones(4), impl="triton")
-    assert torch.equal(rms_norm(torch.ones(1, 4), torch.ones(4)), rms_norm(torch.ones(1, 4), torch.ones(4), impl="torch"))
+    assert torch.equal(
+        rms_norm(torch.ones(1, 4), torch.ones(4)), rms_norm(torch.ones(1, 4), torch.ones(4), impl="torch")
+    )

@@ -1,0 +1,106 @@
+"""rope as an operator of torch: one node for autograd and for `torch.compile`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from hasten.kernels.choice import Impl, choose
+from hasten.kernels.rope import reference
+
+
+def rope(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    cos: torch.Tensor,
+    sin: torch.Tensor,
+    *,
+    interleaved: bool = False,
+    impl: Impl = "auto",
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Turn query and key heads by their positions' angles.
+
+    ``y1 = x1 cos - x2 sin;  y2 = x2 cos + x1 sin`` for each pair of columns.
+
+    Shapes: `q` ``[B, T, H, D]``, `k` ``[B, T, K, D]``, `cos` and `sin` ``[B or 1, T, R]``, R even and at most D.
+    Dtypes: float32, bfloat16, float16; tables in any; float32 inside; output as input.
+    Saves for backward: the tables.
+    Cost: 3 FLOP per value, one read and one write.
+    Source: Su et al. 2021; written from the formula, no code reused.
+    Numerics: one rounding; transformers rounds three times.
+
+    Args:
+        q: queries, last dimension contiguous.
+        k: keys, last dimension contiguous.
+        cos: cosines, size factors included; the first R / 2 columns are read.
+        sin: sines, likewise.
+        interleaved: pairs are neighbours (2i, 2i + 1) instead of (i, i + R / 2).
+        impl: ``torch``, ``triton``, or ``auto``: Triton on a GPU.
+
+    Returns:
+        Both turned, as new tensors.
+
+    Raises:
+        CapabilityError: Triton was asked for and cannot run here.
+    """
+    cos_CR, sin_CR = (table.reshape(-1, table.shape[-1]) for table in (cos, sin))
+    turned = (_rope(part.flatten(0, 1), cos_CR, sin_CR, False, interleaved, impl).view(part.shape) for part in (q, k))
+    return next(turned), next(turned)
+
+
+def rotate(
+    x_MHD: torch.Tensor,
+    cos_CR: torch.Tensor,
+    sin_CR: torch.Tensor,
+    *,
+    out: torch.Tensor | None = None,
+    backward: bool = False,
+    interleaved: bool = False,
+    impl: str = "auto",
+) -> torch.Tensor:
+    """Without autograd, for blocks.
+
+    Args:
+        x_MHD: rows of heads; any outer strides.
+        cos_CR: angles; row m uses row m % C.
+        sin_CR: likewise.
+        out: where the result goes: `x_MHD` itself (in place), another tensor, or None for a new one.
+        backward: turn back.
+        interleaved: see `rope`.
+        impl: see `rope`.
+    """
+    if choose(impl, x_MHD) == "triton":
+        from hasten.kernels.rope import triton as kernels
+
+        target = torch.empty(x_MHD.shape, dtype=x_MHD.dtype, device=x_MHD.device) if out is None else out
+        return kernels.rotate(x_MHD, cos_CR, sin_CR, target, backward, interleaved)
+    turned = reference.rotate(x_MHD, cos_CR, sin_CR, backward, interleaved)
+    return turned if out is None else out.copy_(turned)
+
+
+@torch.library.custom_op("hasten::rope", mutates_args=())
+def _rope(
+    x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, backward: bool, interleaved: bool, impl: str
+) -> torch.Tensor:
+    return rotate(x, cos, sin, backward=backward, interleaved=interleaved, impl=impl)
+
+
+@_rope.register_fake
+def _(
+    x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, backward: bool, interleaved: bool, impl: str
+) -> torch.Tensor:
+    return x.new_empty(x.shape)
+
+
+def _setup(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
+    _, cos, sin, ctx.backward_, ctx.interleaved, ctx.impl = inputs
+    ctx.save_for_backward(cos, sin)
+
+
+def _autograd(ctx: Any, dy: torch.Tensor) -> tuple[Any, ...]:
+    cos, sin = ctx.saved_tensors
+    return _rope(dy.contiguous(), cos, sin, not ctx.backward_, ctx.interleaved, ctx.impl), None, None, None, None, None
+
+
+_rope.register_autograd(_autograd, setup_context=_setup)

@@ -1,0 +1,63 @@
+"""gated_activation keeps its promise for every activation, shape and dtype, in place too."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from hasten.errors import ConfigError
+from hasten.kernels.gated_activation import gated_activation, op
+from support.promise import require_promise
+
+DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+PLAIN = {"silu": F.silu, "gelu": F.gelu, "gelu_tanh": lambda x: F.gelu(x, approximate="tanh")}
+
+
+def made(device, dtype, *shape, seed=0):
+    return (2 * torch.randn(*shape, generator=torch.Generator().manual_seed(seed))).to(device, dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("kind", PLAIN)
+@pytest.mark.parametrize("shape", [(1, 1), (3, 7), (2, 3, 65), (2, 1030), (0, 8)])
+def test_output_and_gradients(device, impl, dtype, kind, shape):
+    draws = [
+        (made(device, dtype, *shape, seed=seed), made(device, dtype, *shape, seed=seed + 1))
+        for seed in range(0, 64 if shape in [(1, 1), (3, 7)] else 2, 2)
+    ]
+    require_promise(lambda g, u: gated_activation(g, u, kind, impl=impl), lambda g, u: PLAIN[kind](g) * u, *draws)
+
+
+@pytest.mark.parametrize("kind", PLAIN)
+def test_large_and_special_values(device, impl, kind):
+    gate = torch.tensor([[-1e4, -90.0, -1.0, 0.0, 1.0, 90.0, 1e4]], device=device)
+    up = torch.full_like(gate, 2.0)
+    torch.testing.assert_close(gated_activation(gate, up, kind, impl=impl), PLAIN[kind](gate) * up)
+    leaf = gate.clone().requires_grad_()
+    wanted = torch.autograd.grad((PLAIN[kind](leaf) * up).sum(), leaf)[0]
+    dgate, _ = op.backward(torch.ones_like(gate), gate, up, kind, impl=impl)
+    torch.testing.assert_close(dgate, wanted, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", PLAIN)
+def test_in_place_over_a_shared_buffer_with_the_product_again(device, impl, kind):
+    both, da = made(device, torch.float32, 5, 2 * 33), made(device, torch.float32, 5, 40, seed=1)[:, :33]
+    gate, up = both[:, :33], both[:, 33:]
+    product = op.forward(gate, up, kind, impl=impl)
+    apart = op.backward(da, gate.clone(), up.clone(), kind, impl=impl)
+    again = torch.full((5, 50), float("nan"), device=device)
+    op.backward(da, gate, up, kind, dgate=gate, dup=up, out=again[:, :33], impl=impl)
+    assert torch.equal(both, torch.cat(apart, dim=1))
+    assert torch.equal(again[:, :33], product)
+    assert again[:, 33:].isnan().all()
+
+
+def test_an_unknown_activation_is_refused():
+    with pytest.raises(ConfigError, match="'gelu_tan'.*Allowed: silu, gelu, gelu_tanh.*gelu_tanh"):
+        gated_activation(torch.ones(1, 2), torch.ones(1, 2), "gelu_tan")
+
+
+def test_one_node_for_compile(device):
+    gate, up = made(device, torch.float32, 4, 32).requires_grad_(), made(device, torch.float32, 4, 32, seed=1)
+    torch.library.opcheck(torch.ops.hasten.gated_activation.default, (gate, up, "silu", "torch"))
+    compiled = torch.compile(lambda g: gated_activation(g, up, impl="torch") * 2, backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(compiled(gate), gated_activation(gate, up, impl="torch") * 2)

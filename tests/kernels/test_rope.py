@@ -1,0 +1,93 @@
+"""rope keeps its promise: half-split, interleaved, partial, scaled, in place, and turned back."""
+
+import pytest
+import torch
+from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
+
+from hasten.kernels.rope import op, rope
+from support.promise import require_promise
+
+DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+
+
+def made(device, dtype, *shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(device, dtype)
+
+
+def tables(device, tokens, width, batch=1, factor=1.0, seed=5):
+    """cos and sin as transformers' rotary modules give them: the two halves equal."""
+    starts = torch.arange(batch)[:, None] * 3
+    position = (starts + torch.arange(tokens)).double()
+    angle = position[..., None] * 10000.0 ** (-torch.arange(0, width, 2).double() / width)
+    both = torch.cat((angle, angle), dim=-1)
+    return (both.cos() * factor).float().to(device), (both.sin() * factor).float().to(device)
+
+
+def plain(q, k, cos, sin):
+    """transformers' own, for heads in the third place and part of their width."""
+    width = cos.shape[-1]
+    turned = apply_rotary_pos_emb(q[..., :width], k[..., :width], cos.to(q.dtype), sin.to(q.dtype), unsqueeze_dim=2)
+    return tuple(torch.cat((part, old[..., width:]), dim=-1) for part, old in zip(turned, (q, k), strict=True))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    ("batch", "tokens", "heads", "width", "rotary"),
+    [(1, 1, 1, 2, 2), (2, 5, 3, 10, 10), (1, 7, 4, 64, 64), (2, 3, 9, 12, 8), (1, 0, 2, 8, 8)],
+)
+def test_as_transformers(device, impl, dtype, batch, tokens, heads, width, rotary):
+    cos, sin = tables(device, tokens, rotary, batch)
+    draws = [
+        (
+            made(device, dtype, batch, tokens, heads, width, seed=s),
+            made(device, dtype, batch, tokens, 1, width, seed=s + 1),
+        )
+        for s in range(0, 64 if tokens == 1 else 2, 2)
+    ]
+    # The tables are no leaves: they are bound here, at the dtype in which each side is run.
+    require_promise(lambda q, k: rope(q, k, cos, sin, impl=impl), lambda q, k: plain(q, k, cos, sin), *draws)
+
+
+@pytest.mark.parametrize("rotary", [8, 6])
+def test_interleaved_pairs_are_complex_numbers(device, impl, rotary):
+    q, k = made(device, torch.float32, 1, 5, 2, 8), made(device, torch.float32, 1, 5, 1, 8, seed=1)
+    cos, sin = tables(device, 5, rotary)
+    turned = rope(q, k, cos, sin, interleaved=True, impl=impl)
+    angle = torch.complex(cos[..., : rotary // 2], sin[..., : rotary // 2])[:, :, None]
+    for own, old in zip(turned, (q, k), strict=True):
+        pairs = torch.view_as_complex(old[..., :rotary].unflatten(-1, (-1, 2)).contiguous())
+        wanted = torch.cat((torch.view_as_real(pairs * angle).flatten(-2), old[..., rotary:]), dim=-1)
+        torch.testing.assert_close(own, wanted)
+
+
+@pytest.mark.parametrize("interleaved", [False, True])
+@pytest.mark.parametrize("rotary", [8, 4])
+def test_in_place_equals_out_of_place_and_turning_back_undoes_it(device, impl, interleaved, rotary):
+    buffer = made(device, torch.float32, 6, 3 * 8 + 7)
+    heads = buffer[:, :24].view(6, 3, 8)
+    kept, before = buffer[:, 24:].clone(), heads.clone()
+    cos, sin = (table[0] for table in tables(device, 3, rotary))  # three angles for six rows: two sequences
+    apart = op.rotate(heads, cos, sin, interleaved=interleaved, impl=impl)
+    op.rotate(heads, cos, sin, out=heads, interleaved=interleaved, impl=impl)
+    assert torch.equal(heads, apart)
+    assert torch.equal(buffer[:, 24:], kept)
+    op.rotate(heads, cos, sin, out=heads, backward=True, interleaved=interleaved, impl=impl)
+    torch.testing.assert_close(heads, before)
+
+
+def test_a_size_factor_is_applied_once_each_way(device, impl):
+    q, k = made(device, torch.float32, 1, 4, 2, 8).requires_grad_(), made(device, torch.float32, 1, 4, 1, 8, seed=1)
+    cos, sin = tables(device, 4, 8)
+    scaled = rope(q, k, 1.5 * cos, 1.5 * sin, impl=impl)[0]
+    torch.testing.assert_close(scaled, 1.5 * rope(q, k, cos, sin, impl=impl)[0])
+    gradient = torch.autograd.grad(scaled.square().sum(), q)[0]
+    torch.testing.assert_close(gradient, 2 * 1.5**2 * q)
+
+
+def test_one_node_for_compile(device):
+    q, k = made(device, torch.float32, 1, 4, 2, 8).requires_grad_(), made(device, torch.float32, 1, 4, 1, 8)
+    cos, sin = tables(device, 4, 8)
+    arguments = (q.flatten(0, 1), cos[0], sin[0], False, False, "torch")
+    torch.library.opcheck(torch.ops.hasten.rope.default, arguments)
+    compiled = torch.compile(lambda q: rope(q, k, cos, sin, impl="torch")[0] * 2, backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(compiled(q), rope(q, k, cos, sin, impl="torch")[0] * 2)
