@@ -35,7 +35,7 @@ def commit() -> str:
 def main() -> None:
     """Run the case named on the command line."""
     name, *options = sys.argv[1:]
-    sys.path.insert(0, str(HERE))
+    sys.path.insert(0, str(HERE))  # cases import each other's helpers
     given = dict(option.split("=") for option in options)
     revision = given.pop("commit", None) or commit()  # named where the code runs without its repository
     arguments = {key: int(value) if value.isdigit() else value for key, value in given.items()}

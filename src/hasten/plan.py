@@ -14,10 +14,14 @@ from typing import Literal, get_args
 from hasten.errors import ConfigError, did_you_mean
 from hasten.families.base import Family
 from hasten.hardware.probe import Hardware
+from hasten.policies import POLICIES, Policy, Widths, choose_policies, kept_bytes
 
 DType = Literal["bfloat16", "float16", "float32"]
 DTYPES: tuple[DType, ...] = get_args(DType)
 Layout = Literal["packed", "padded"]
+
+LOGITS_BYTES = 512 * 2**20
+"""Most bytes of logits that are in memory at once."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,22 +110,72 @@ def make_plan(hardware: Hardware, family: Family, model_type: str, request: Requ
     if request.deterministic and hardware.is_cuda:
         why = "asked for; attention goes one document at a time, whose backward is ordered"
         decisions.append(Decision(part="arithmetic", choice="deterministic", why=why))
-    checkpointing = request.checkpointing == "on"
-    if request.checkpointing == "auto":
-        why = "recomputing costs about a third of the speed"
-        decisions.append(Decision(part="checkpointing", choice="off", why=why))
-    else:
-        decisions.append(Decision(part="checkpointing", choice=request.checkpointing, why="asked for"))
+    why = (
+        "fast layers keep what memory allows, other modules everything"
+        if request.checkpointing == "auto"
+        else "asked for"
+    )
+    decisions.append(Decision(part="checkpointing", choice=request.checkpointing, why=why))
     return Plan(
         device=hardware.device,
         dtype=dtype,
         load_in_4bit=request.load_in_4bit,
         autocast=dtype != "float32",
         layout=layout,
-        checkpointing=checkpointing,
+        checkpointing=request.checkpointing == "on",
         optimizer=request.optimizer,
         decisions=tuple(decisions),
     )
+
+
+def choose_activations(
+    plan: Plan,
+    hardware: Hardware,
+    *,
+    layers: int,
+    tokens: int,
+    widths: Widths,
+    free_bytes: int,
+    trained_bytes: int,
+    vocabulary: int,
+) -> tuple[tuple[Policy, ...], Decision]:
+    """What each layer keeps for its backward, once the weights are in place.
+
+    Args:
+        plan: decides whether anything may be kept at all.
+        hardware: the machine.
+        layers: decoder layers.
+        tokens: most tokens of a micro-batch.
+        widths: of one layer.
+        free_bytes: device memory that is free now, with weights and adapters loaded.
+        trained_bytes: of trained parameters: their gradients and the optimizer's two states come on top.
+        vocabulary: columns of the logits; a chunk of them is in memory for a moment.
+    """
+    if plan.checkpointing:
+        why = "checkpointing: on; the backward computes each layer again from its input"
+        return ("recompute",) * layers, Decision(part="activations", choice="recompute", why=why)
+    room = activation_room(hardware, free_bytes, trained_bytes, tokens * vocabulary * widths.item)
+    offload = hardware.is_cuda and not hardware.unified_memory
+    policies = choose_policies(layers, tokens, widths, room, offload=offload)
+    counted = {policy: policies.count(policy) for policy in POLICIES if policy in policies}
+    choice = ", ".join(policy if len(counted) == 1 else f"{count} x {policy}" for policy, count in counted.items())
+    kept = sum(tokens * kept_bytes(policy, widths) for policy in policies)
+    why = f"{kept / 2**30:.1f} GiB for up to {tokens:,} tokens, {max(room, 0) / 2**30:.1f} GiB at hand"
+    return policies, Decision(part="activations", choice=choice, why=why)
+
+
+def activation_room(hardware: Hardware, free_bytes: int, trained_bytes: int, logits_bytes: int) -> int:
+    """Bytes for activations: what is free, less gradients, optimizer, a chunk of logits, and a twentieth.
+
+    Allocators and libraries need room that nobody counts: the twentieth.
+
+    Args:
+        hardware: the machine.
+        free_bytes: device memory that is free with weights and adapters loaded.
+        trained_bytes: of trained parameters.
+        logits_bytes: of all logits, if they were all in memory.
+    """
+    return free_bytes - hardware.total_bytes // 20 - 3 * trained_bytes - 2 * min(logits_bytes, LOGITS_BYTES)
 
 
 def _choose_layout(family: Family, model_type: str, request: Request, decisions: list[Decision]) -> Layout:

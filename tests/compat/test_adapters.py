@@ -1,10 +1,14 @@
+import dataclasses
+
 import pytest
 import torch
 from peft import PeftModel
 
 from compat.test_signatures import ANY_PEFT, LANGUAGE_PEFT
+from hasten.compat import fast
 from hasten.compat.loaders import FastLanguageModel, FastModel
 from hasten.errors import CapabilityError, ConfigError, ConfigErrors
+from hasten.hardware.probe import probe
 from support import tiny
 
 
@@ -157,12 +161,38 @@ def test_embedding_and_head_are_trained_in_full(tmp_path, capsys):
     assert "trained in full" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("wanted", "found"), [("unsloth", True), (True, True), (False, False)])
-def test_checkpointing(loaded, wanted, found, capsys):
+@pytest.mark.parametrize(
+    ("wanted", "device", "policy"),
+    [
+        ("unsloth", "cpu", "recompute"),
+        ("unsloth", "cuda:0", "offload"),
+        (True, "cpu", "recompute"),
+        (False, "cpu", "keep"),
+        ("auto", "cpu", "keep"),
+    ],
+)
+def test_checkpointing(loaded, wanted, device, policy, monkeypatch):
+    machine = dataclasses.replace(probe(), device=device)
+    monkeypatch.setattr(fast, "probe", lambda: machine)
     model = FastLanguageModel.get_peft_model(loaded[0], use_gradient_checkpointing=wanted)
-    layer = model.get_base_model().model.layers[0]
-    assert layer.gradient_checkpointing is found
-    assert ("offloading" in capsys.readouterr().err) is (wanted == "unsloth")
+    assert {layer.hasten_fast.effective for layer in model.get_base_model().model.layers} == {policy}
+
+
+@pytest.mark.parametrize("wanted", [1, 0, "yes", None])
+def test_checkpointing_of_another_kind_is_refused(loaded, wanted):
+    with pytest.raises(ConfigError, match=rf"use_gradient_checkpointing: {wanted!r}.*True, False, 'unsloth' or 'auto'"):
+        FastLanguageModel.get_peft_model(loaded[0], use_gradient_checkpointing=wanted)
+
+
+def test_a_model_without_a_fast_path_is_checkpointed_by_transformers(capsys):
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    sizes = {"vocab_size": 32, "n_embd": 16, "n_layer": 1, "n_head": 2, "n_positions": 16}
+    model = GPT2LMHeadModel(GPT2Config(**sizes, bos_token_id=1, eos_token_id=2))
+    for wanted in (True, False):
+        fast.make_fast(model, wanted)
+        assert model.transformer.h[0].gradient_checkpointing is wanted
+    assert "no fast path for 'gpt2' yet" in capsys.readouterr().err
 
 
 def test_modes(adapted):

@@ -9,6 +9,7 @@ trl = pytest.importorskip("trl")
 
 # ruff: noqa: E402
 from compat.conftest import moved, trl_that_trains
+from hasten.blocks.apply import refused_in_training
 from hasten.compat.loaders import FastLanguageModel
 from hasten.compat.trainer import (
     SFTConfig,
@@ -215,7 +216,8 @@ def test_checkpointing_is_the_models_business(loaded):
     model, tokenizer = loaded
     model = FastLanguageModel.get_peft_model(model, r=4, use_gradient_checkpointing=False)
     SFTTrainer(model=model, train_dataset=rows(), tokenizer=tokenizer, args=config()).train()
-    assert not model.get_base_model().model.layers[0].gradient_checkpointing
+    assert {layer.hasten_fast.effective for layer in model.get_base_model().model.layers} == {"keep"}
+    assert refused_in_training(model) == set()
 
 
 def test_a_trl_that_cannot_train_here(adapted, monkeypatch):
@@ -230,6 +232,7 @@ def test_every_adapter_moves_with_checkpointing(loaded):
     model = FastLanguageModel.get_peft_model(loaded[0], r=4)
     SFTTrainer(model=model, train_dataset=rows(), tokenizer=loaded[1], args=config()).train()
     assert all(weight.any() for name, weight in model.named_parameters() if "lora_B" in name)
+    assert refused_in_training(model) == set()
 
 
 def test_after_training(adapted, tmp_path):

@@ -15,7 +15,9 @@ if not torch.cuda.is_available():
 
 
 def gradients_of(
-    function: Callable[..., torch.Tensor | tuple[torch.Tensor, ...]], inputs: Sequence[torch.Tensor | None], seed: int = 0
+    function: Callable[..., torch.Tensor | tuple[torch.Tensor, ...]],
+    inputs: Sequence[torch.Tensor | None],
+    seed: int = 0,
 ) -> list[torch.Tensor]:
     """Outputs and the gradients of all floating inputs, for one random gradient of the outputs."""
     leaves = [part.detach().clone().requires_grad_() if _floats(part) else part for part in inputs]

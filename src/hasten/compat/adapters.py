@@ -14,6 +14,7 @@ from peft import LoraConfig, PeftModel, TaskType
 
 from hasten import schema
 from hasten.compat.binding import bind
+from hasten.compat.fast import check_checkpointing, make_fast
 from hasten.compat.later import BUFFERS
 from hasten.compat.modes import for_inference as for_inference
 from hasten.compat.modes import for_training as for_training
@@ -23,7 +24,6 @@ from hasten.compat.origin import Origin, origin_of, set_origin
 from hasten.compat.target_choice import Parts, choose_targets
 from hasten.errors import ConfigError, HastenError, did_you_mean
 from hasten.lora.attach import attach
-from hasten.lora.checkpointing import disable_checkpointing, enable_checkpointing
 from hasten.lora.settings import LoraSettings
 
 SEVEN = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -85,7 +85,7 @@ def language_peft_model(
         layers_to_transform: indices of the layers that get an adapter.
         layers_pattern: name of the list of layers, where peft cannot find it.
         finetune_last_n_layers: adapters on the last layers only.
-        use_gradient_checkpointing: True or ``"unsloth"`` recompute each layer in the backward; False keeps activations.
+        use_gradient_checkpointing: what layers keep for their backward; see `hasten.compat.fast`.
         random_state: seed of the adapter's first values.
         max_seq_length: without effect: the loader's counts.
         use_rslora: scale by alpha / sqrt(r).
@@ -192,35 +192,14 @@ def _adapt(model: Any, arguments: dict[str, Any], parts: Parts) -> Any:
         return model
     if isinstance(model, PeftModel):
         _require_same(model, {**arguments, **extra}, origin)
-        set_checkpointing(model, arguments["use_gradient_checkpointing"])
+        make_fast(model, arguments["use_gradient_checkpointing"])
         return model
     adapted = _attach(model, arguments, extra, parts)
-    set_checkpointing(adapted, arguments["use_gradient_checkpointing"])
+    make_fast(adapted, arguments["use_gradient_checkpointing"])
     known = origin or Origin(name=model.config._name_or_path, base=model.config._name_or_path)
     set_origin(adapted, dataclasses.replace(known, adapter_arguments=_comparable({**arguments, **extra})))
     _note_length(model, arguments["max_seq_length"])
     return bind(adapted)
-
-
-def set_checkpointing(model: Any, wanted: bool | str) -> None:
-    """Switch recomputation on (True, ``"unsloth"``) or off (False)."""
-    if wanted == "unsloth":
-        say_once(
-            'use_gradient_checkpointing="unsloth": layers are recomputed as with True; '
-            "offloading their inputs comes later"
-        )
-    enable_checkpointing(model) if wanted else disable_checkpointing(model)
-
-
-def check_checkpointing(wanted: object) -> None:
-    """Refuse anything but True, False and ``"unsloth"``.
-
-    Raises:
-        ConfigError: naming the value.
-    """
-    if wanted is not True and wanted is not False and wanted != "unsloth":
-        rule = "It is True, False or 'unsloth'."
-        raise ConfigError("use_gradient_checkpointing", repr(wanted), rule, "Use True.")
 
 
 def _check(arguments: Mapping[str, Any], extra: Mapping[str, Any]) -> None:

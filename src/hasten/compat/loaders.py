@@ -9,9 +9,10 @@ from __future__ import annotations
 from typing import Any
 
 from hasten.compat import modes
-from hasten.compat.adapters import any_peft_model, check_checkpointing, language_peft_model, set_checkpointing
+from hasten.compat.adapters import any_peft_model, language_peft_model
 from hasten.compat.binding import bind
 from hasten.compat.dtypes import dtype_name
+from hasten.compat.fast import check_checkpointing, make_fast
 from hasten.compat.notes import say_once
 from hasten.compat.offered import Unoffered, require_defaults
 from hasten.compat.origin import Origin, set_origin
@@ -263,7 +264,7 @@ def _load(arguments: dict[str, Any]) -> tuple[Any, Any]:
     )
     loaded.model.max_seq_length = _length(loaded.model, arguments["max_seq_length"])
     if is_adapter or arguments["full_finetuning"]:
-        set_checkpointing(loaded.model, arguments["use_gradient_checkpointing"])
+        make_fast(loaded.model, arguments["use_gradient_checkpointing"])
     return bind(loaded.model), loaded.tokenizer
 
 

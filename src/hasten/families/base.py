@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from types import MappingProxyType
+from typing import Literal
 
 import hasten.families
 
@@ -36,6 +37,34 @@ Capability = Supported | Unsupported
 
 
 @dataclass(frozen=True, kw_only=True)
+class Blocks:
+    """Where the parts of a decoder layer are, and their arithmetic, for the fast path.
+
+    One form covers the families that have it: norm, q/k/v, RoPE, attention, output, residual; norm, gated MLP,
+    residual.
+    """
+
+    layers: str = "layers"
+    """Path to the decoder layers inside the decoder."""
+    final_norm: str = "norm"
+    attention: str = "self_attn"
+    mlp: str = "mlp"
+    norms: tuple[str, str] = ("input_layernorm", "post_attention_layernorm")
+    """Before attention, before the MLP."""
+    qkv: tuple[str, ...] = ("q_proj", "k_proj", "v_proj")
+    """In this order; one name where they are one matrix."""
+    out: str = "o_proj"
+    gate_up: tuple[str, ...] = ("gate_proj", "up_proj")
+    down: str = "down_proj"
+    head_norms: tuple[str, str] | None = None
+    """Norms of each query and key head before RoPE."""
+    plus_one: bool = False
+    """The stored norm weight is the scale minus one."""
+    window: Literal["none", "config", "attention"] = "none"
+    """Who knows the sliding window: nobody, the config, or each attention module."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Family:
     """One architecture family."""
 
@@ -47,6 +76,8 @@ class Family:
     """Module names that get an adapter when the user names none."""
     fused: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: MappingProxyType({}))
     """Modules of this family that hold several projections in one matrix: own name -> the names people ask for."""
+    blocks: Blocks | None = None
+    """The fast path's map of a layer; None: plain modules."""
     capabilities: Mapping[str, Capability] = field(default_factory=lambda: MappingProxyType({}))
     """``packing`` ... -> what is known about it. A missing key means untested."""
     tiny: Mapping[str, object] = field(default_factory=lambda: MappingProxyType({}))

@@ -1,11 +1,15 @@
 """LLaMA 2 to 3.3, SmolLM2, DeepSeek-R1-Distill-Llama: the pattern the others vary."""
 
-from hasten.families.base import Family, Supported
+from hasten.families.base import Blocks, Family, Supported
 
 FAMILY = Family(
     name="LLaMA",
     model_types=("llama",),
-    capabilities={"packing": Supported("tests/blocks/test_packed_attention.py::test_packed_equals_separate")},
+    blocks=Blocks(),
+    capabilities={
+        "packing": Supported("tests/blocks/test_packed_attention.py::test_packed_equals_separate"),
+        "fast": Supported("tests/families/test_parity.py::test_padded_rows_as_transformers"),
+    },
     tiny={
         "vocab_size": 131,
         "hidden_size": 48,

@@ -88,6 +88,19 @@ def usable_cores() -> int:
     return os.cpu_count() or 1
 
 
+def free_bytes(hardware: Hardware) -> int:
+    """Memory that this process can still take, in bytes: what the device has free and what torch holds unused."""
+    if hardware.is_cuda:
+        import torch
+
+        free, _ = torch.cuda.mem_get_info(hardware.device)
+        unused = torch.cuda.memory_reserved(hardware.device) - torch.cuda.memory_allocated(hardware.device)
+        return free + unused
+    import psutil
+
+    return psutil.virtual_memory().available
+
+
 def peak_bytes(hardware: Hardware) -> int:
     """The most memory this process has held so far, in bytes: device memory on CUDA, resident memory on a CPU."""
     if hardware.is_cuda:

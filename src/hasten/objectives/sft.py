@@ -36,6 +36,11 @@ def token_loss_sum(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     )
 
 
+def summed_loss(outputs: Any, labels: torch.Tensor) -> torch.Tensor:
+    """The same from a model's outputs: its own sum where a fast head gave it, its logits otherwise."""
+    return outputs.loss if outputs.logits is None else token_loss_sum(outputs.logits, labels)
+
+
 class SftLoss:
     """The loss function handed to `transformers.Trainer` as ``compute_loss_func``."""
 
@@ -43,4 +48,4 @@ class SftLoss:
         """This micro-batch's share of the step's token mean."""
         counted = isinstance(num_items_in_batch, torch.Tensor)
         tokens = num_items_in_batch.clamp(min=1).to(labels.device) if counted else max(num_items_in_batch, 1)
-        return token_loss_sum(outputs.logits, labels) / tokens
+        return summed_loss(outputs, labels) / tokens

@@ -21,8 +21,9 @@ import torch
 from rich.console import Console
 
 from hasten import schema
+from hasten.blocks.apply import Applied, apply, set_policies, widths_of
 from hasten.data.generation_tag import without_markers
-from hasten.data.packing import Example
+from hasten.data.packing import Example, lengths_of
 from hasten.data.prepare import Prepared, split
 from hasten.data.rows import RowSource
 from hasten.data.settings import DataSettings
@@ -30,13 +31,13 @@ from hasten.data.sources import open_rows
 from hasten.errors import ConfigError, DataError, MissingPackageError, StorageError, TrainingError
 from hasten.families.base import Family, family_of
 from hasten.files import require_writable
-from hasten.hardware.probe import Hardware, peak_bytes, probe
+from hasten.hardware.probe import Hardware, free_bytes, peak_bytes, probe
 from hasten.loading.model import Loaded, config_of, load
 from hasten.loading.source import DEMO
 from hasten.lora.attach import attach, trainable_parameters
 from hasten.lora.checkpointing import enable_checkpointing
 from hasten.lora.save import refuse_untouched, save_adapter
-from hasten.plan import Decision, Plan, Request, make_plan
+from hasten.plan import Decision, Plan, Request, choose_activations, make_plan
 from hasten.report.console import make_console
 from hasten.report.progress import TrainingProgress
 from hasten.report.rows_progress import rows_progress
@@ -50,7 +51,7 @@ from hasten.training.determinism import deterministic
 from hasten.training.rows import model_tokenizer, options_of, prepared_rows
 from hasten.training.samples import Sample, answer_all, choose
 from hasten.training.signals import job_signals
-from hasten.training.steps import steps_of, steps_report, training_rows
+from hasten.training.steps import Steps, steps_of, steps_report, training_rows
 from hasten.training.trainer import Arguments, SftTrainer
 
 
@@ -98,6 +99,8 @@ class Job:
     notes: list[str]
     rows: list[list[int]] | None = None
     """The documents of each training row; None: each document is a row."""
+    fast: Applied = field(default_factory=Applied)
+    activations: Decision | None = None
 
 
 def train(
@@ -201,8 +204,7 @@ def prepare_job(config: RunConfig, console: Console, rows: Any = None, resumed: 
         model, notes = attached.model, notes + attached.notes
     else:
         notes.append("the adapter that was named is trained on; lora settings are its own")
-    if plan.checkpointing:
-        enable_checkpointing(model)
+    fast, activations = _make_fast(model, plan, hardware, steps_of(config.training, config.data, plan.layout), training)
     return Job(
         config=config,
         hardware=hardware,
@@ -216,7 +218,32 @@ def prepare_job(config: RunConfig, console: Console, rows: Any = None, resumed: 
         data_hash=source.fingerprint,
         notes=notes,
         rows=rows_of_documents,
+        fast=fast,
+        activations=activations,
     )
+
+
+def _make_fast(
+    model: Any, plan: Plan, hardware: Hardware, steps: Steps, training: Prepared
+) -> tuple[Applied, Decision | None]:
+    """Swap the fast modules in and let each layer keep what memory allows."""
+    fast = apply(model)
+    if not fast.layers:
+        if plan.checkpointing:
+            enable_checkpointing(model)
+        return fast, None
+    policies, decision = choose_activations(
+        plan,
+        hardware,
+        layers=fast.of,
+        tokens=max(steps.token_budget, int(lengths_of(training.documents).max())),
+        widths=widths_of(model),
+        free_bytes=free_bytes(hardware),
+        trained_bytes=sum(part.nbytes for part in model.parameters() if part.requires_grad),
+        vocabulary=model.config.get_text_config().vocab_size,
+    )
+    set_policies(model, policies)
+    return fast, decision
 
 
 def _prepare_heldout(source: RowSource, tokenizer: Any, settings: DataSettings) -> Sequence[Example]:
@@ -277,13 +304,15 @@ def _run_folder(config: RunConfig, resume: bool) -> RunFolder:
 
 def _decisions(job: Job) -> list[Decision]:
     trained, total = trainable_parameters(job.model)
-    modules = "fast" if job.plan.layout == "packed" else "plain"
-    why = "packed attention and loss on learnt positions only; other modules are transformers' own"
-    if modules == "plain":
-        why = "transformers' own modules: this architecture has no fast path yet"
     return [
         *job.plan.decisions,
-        Decision(part="modules", choice=f"{job.family.name}, {modules}", why=why, fallback=modules == "plain"),
+        Decision(
+            part="modules",
+            choice=f"{job.family.name}, {job.fast.word}",
+            why=job.fast.line(),
+            fallback=not job.fast.complete,
+        ),
+        *([job.activations] if job.activations else []),
         Decision(part="adapter", choice=f"{trained:,} of {total:,} values trained", why=f"LoRA r{job.config.lora.r}"),
         *(Decision(part="note", choice=note, why="found while loading") for note in job.notes),
     ]

@@ -21,9 +21,10 @@ from typing import Any
 import torch
 from transformers import Trainer, TrainingArguments
 
+from hasten.blocks.apply import gives_loss
 from hasten.blocks.packed_attention import packed_attention
 from hasten.data.packing import Example, PackedCollator, PaddedCollator
-from hasten.objectives.sft import SftLoss, token_loss_sum
+from hasten.objectives.sft import SftLoss, summed_loss
 from hasten.plan import Plan
 from hasten.training.steps import EachAlone, Rows, StepCollator, StepLoader, Steps
 
@@ -141,8 +142,8 @@ class SftTrainer(Trainer):
         with self.reading():
             for micro_batch in first:
                 with self.accelerator.no_sync(model):
-                    loss += super().training_step(model, _for_model(micro_batch), tokens)
-            loss += super().training_step(model, _for_model(last), tokens)
+                    loss += super().training_step(model, self._for_model(micro_batch), tokens)
+            loss += super().training_step(model, self._for_model(last), tokens)
         return loss
 
     def _skipped(self, loss: torch.Tensor) -> torch.Tensor:
@@ -159,6 +160,13 @@ class SftTrainer(Trainer):
         if self._just_skipped and self.accelerator.scaler is not None:
             self.accelerator.scaler.update(self.accelerator.scaler.get_scale())
         self._just_skipped = False
+
+    def _for_model(self, micro_batch: dict[str, Any]) -> dict[str, Any]:
+        """The model's inputs; a fast head gets its targets, and gives the loss without logits."""
+        inputs = {name: value for name, value in micro_batch.items() if name != "counts"}
+        if "logits_to_keep" in inputs and gives_loss(self.model):
+            inputs["hasten_targets"] = inputs["labels"]
+        return inputs
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         """Not estimated: transformers' estimate is that of training every weight."""
@@ -186,11 +194,7 @@ class SftTrainer(Trainer):
         total, tokens = 0.0, int(self.heldout.supervised.sum())
         with inference_mode(self.model), self.reading(), self.accelerator.autocast():
             for micro_batch in self.heldout.micro_batches(range(len(self.heldout.lengths))):
-                inputs = self._prepare_inputs(_for_model(micro_batch))
+                inputs = self._prepare_inputs(self._for_model(micro_batch))
                 labels = inputs.pop("labels")
-                total += float(token_loss_sum(self.model(**inputs).logits, labels))  # type: ignore[misc]
+                total += float(summed_loss(self.model(**inputs), labels))  # type: ignore[misc]
         return total / tokens if tokens else float("nan")
-
-
-def _for_model(micro_batch: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in micro_batch.items() if name != "counts"}

@@ -43,9 +43,7 @@ def rms_norm_fwd_kernel(
     if PLUS_ONE:
         w += 1.0
     y = x * rstd[:, None] * w[None, :]
-    tl.store(
-        y_ptr + (outer * y_r + inner * y_h)[:, None] + column[None, :], y.to(y_ptr.dtype.element_ty), mask=mask
-    )
+    tl.store(y_ptr + (outer * y_r + inner * y_h)[:, None] + column[None, :], y.to(y_ptr.dtype.element_ty), mask=mask)
     tl.store(rstd_ptr + row, rstd, mask=row < rows)
 
 

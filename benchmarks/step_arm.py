@@ -1,0 +1,192 @@
+"""One arm of a training-step case, in a process of its own: `python benchmarks/step_arm.py SPEC.json`.
+
+The model has random weights from one seed and the shape that the spec gives; rows are full and random, the same for
+every arm. A step is forward, backward and fused AdamW. Prints one JSON object on its last line.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+SHAPES: dict[str, dict[str, Any]] = {
+    "8b": {
+        "vocab_size": 128256,
+        "hidden_size": 4096,
+        "intermediate_size": 14336,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "rope_theta": 500000.0,
+    },
+    "1b": {
+        "vocab_size": 128256,
+        "hidden_size": 2048,
+        "intermediate_size": 8192,
+        "num_hidden_layers": 16,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "head_dim": 64,
+        "rope_theta": 500000.0,
+        "tie_word_embeddings": True,
+    },
+    "tiny": {
+        "vocab_size": 512,
+        "hidden_size": 64,
+        "intermediate_size": 160,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+    },
+}
+TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+
+
+def make_model(spec: dict[str, Any], device: str) -> Any:
+    """The model with its adapter, as the arm wants it."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    liger = spec["arm"].startswith("liger")
+    if liger:
+        from liger_kernel.transformers import apply_liger_kernel_to_llama
+
+        apply_liger_kernel_to_llama()
+    torch.manual_seed(0)
+    dtype = torch.bfloat16 if device == "cuda" else torch.float32
+    config = LlamaConfig(**SHAPES[spec["shape"]], max_position_embeddings=max(8192, spec["length"]), dtype=dtype)
+    with torch.device(device):
+        model = LlamaForCausalLM._from_config(config, attn_implementation="sdpa", dtype=dtype)
+    if spec["lora"]:
+        from peft import LoraConfig, get_peft_model
+
+        torch.manual_seed(1)
+        lora = LoraConfig(task_type="CAUSAL_LM", r=16, lora_alpha=16, target_modules=TARGETS)
+        model = get_peft_model(model, lora)
+        with torch.no_grad():  # B is zero in a fresh adapter: A would have no gradient to compare
+            for name, parameter in model.named_parameters():
+                if "lora_B" in name:
+                    parameter.normal_(0, 1e-3)
+    return model.train()
+
+
+def make_step(spec: dict[str, Any], model: Any, batch: torch.Tensor) -> Any:
+    """One forward and backward of the arm; returns the mean loss as a tensor."""
+    arm = spec["arm"]
+    checkpointed = not arm.endswith("-nockpt") and not arm.startswith("hasten")
+    autocast = torch.autocast(batch.device.type, torch.bfloat16, enabled=batch.is_cuda)
+    if arm.startswith("hasten"):
+        from hasten.blocks.apply import apply, set_policies
+
+        applied = apply(model)
+        assert applied.complete, applied.line()
+        policy = arm.partition("-")[2] or "keep"
+        set_policies(model, [policy] * applied.of)
+        keep = torch.arange(batch.shape[1] - 1, device=batch.device)
+        targets = batch[:, 1:].reshape(-1)
+
+        def step() -> torch.Tensor:
+            out = model(input_ids=batch, use_cache=False, logits_to_keep=keep, hasten_targets=targets)
+            loss = out.loss / targets.numel()
+            loss.backward()
+            return loss.detach()
+
+        return step
+    if checkpointed:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        model.enable_input_require_grads()
+    if arm.startswith("compile"):
+        for layer in model.get_base_model().model.layers if spec["lora"] else model.model.layers:
+            layer.compile()
+
+    def step() -> torch.Tensor:
+        with autocast:
+            loss = model(input_ids=batch, labels=batch, use_cache=False).loss
+        loss.backward()
+        return loss.detach()
+
+    return step
+
+
+def measure(spec: dict[str, Any]) -> dict[str, Any]:
+    """Times, memory, losses and the first gradient norm."""
+    started = time.perf_counter()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = make_model(spec, device)
+    generator = torch.Generator().manual_seed(2)
+    vocab = SHAPES[spec["shape"]]["vocab_size"]
+    batch = torch.randint(0, vocab, (spec["batch"], spec["length"]), generator=generator).to(device)
+    step = make_step(spec, model, batch)
+    learnt = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(learnt, lr=1e-4, fused=device == "cuda", weight_decay=0.0)
+    losses, times, norm, first = [], [], None, None
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    for number in range(spec["warmup"] + spec["steps"]):
+        _wait(device)
+        begun = time.perf_counter()
+        losses.append(step())
+        if number == 0:
+            norm = float(torch.nn.utils.get_total_norm([parameter.grad for parameter in learnt]))
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        _wait(device)
+        if number == 0:
+            first = time.perf_counter() - started
+        times.append(time.perf_counter() - begun)
+    steady = sorted(times[spec["warmup"] :])
+    tokens = batch.numel()
+    median = statistics.median(steady)
+    result = {
+        "real_tok_s": tokens / median,
+        "supervised_tok_s": spec["batch"] * (spec["length"] - 1) / median,
+        "nominal_tok_s": tokens / median,
+        "samples_s": spec["batch"] / median,
+        "step_ms_p50": 1e3 * median,
+        "step_ms_p20": 1e3 * steady[len(steady) // 5],
+        "step_ms_p80": 1e3 * steady[-1 - len(steady) // 5],
+        "first_step_s": first,
+        "loss_first": float(losses[0]),
+        "loss_last": float(losses[-1]),
+        "grad_norm": norm,
+    }
+    if device == "cuda":
+        result["peak_allocated_gb"] = torch.cuda.max_memory_allocated() / 1e9
+        result["peak_reserved_gb"] = torch.cuda.max_memory_reserved() / 1e9
+    if spec.get("profile"):
+        result["kernels"] = profile(step, optimizer, spec["profile"])
+    return result
+
+
+def profile(step: Any, optimizer: Any, rows: int) -> list[dict[str, Any]]:
+    """The kernels of one step by total time."""
+    from torch.profiler import ProfilerActivity
+    from torch.profiler import profile as torch_profile
+
+    with torch_profile(activities=[ProfilerActivity.CUDA, ProfilerActivity.CPU]) as run:
+        step()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        torch.cuda.synchronize()
+    events = [
+        event for event in run.key_averages() if event.self_device_time_total > 0 and event.device_type.name == "CUDA"
+    ]
+    events.sort(key=lambda event: -event.self_device_time_total)
+    return [
+        {"name": event.key[:90], "calls": event.count, "ms": event.self_device_time_total / 1e3}
+        for event in events[:rows]
+    ]
+
+
+def _wait(device: str) -> None:
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+if __name__ == "__main__":
+    print(json.dumps(measure(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")))))

@@ -1,0 +1,67 @@
+"""A training-step case: every arm in a process of its own, checked against each other, in one table."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+from typing import Any
+
+HERE = Path(__file__).parent
+# bfloat16 arms round differently at every product: their losses agree to about 2^-8 of themselves at worst.
+LOSS_TOLERANCE = 2.0**-8
+NORM_TOLERANCE = 2.0**-5
+
+
+def run_arms(arms: list[str], base: dict[str, Any]) -> dict[str, Any]:
+    """Measure the arms; one that fails is reported with its last line, not left out.
+
+    Args:
+        arms: names; the first that runs is what the others are compared with.
+        base: the spec without the arm.
+
+    Raises:
+        SystemExit: two arms compute different things.
+    """
+    done: dict[str, Any] = {}
+    for arm in arms:
+        done[arm] = _one({**base, "arm": arm})
+        print(arm, {k: v for k, v in done[arm].items() if k != "kernels"}, file=sys.stderr, flush=True)
+    ran = {arm: result for arm, result in done.items() if "error" not in result}
+    if ran:
+        first = next(iter(ran.values()))
+        for arm, result in ran.items():
+            for key, tolerance in (("loss_first", LOSS_TOLERANCE), ("grad_norm", NORM_TOLERANCE)):
+                if not abs(result[key] - first[key]) <= tolerance * abs(first[key]):
+                    raise SystemExit(f"{arm}: {key} {result[key]} differs from {first[key]}: not the same computation")
+    table(ran)
+    return {"spec": base, "arms": done}
+
+
+def table(arms: dict[str, Any]) -> None:
+    """One line per arm."""
+    print(
+        f"{'arm':22s} {'tok/s':>8s} {'ms':>8s} {'peak GB':>8s} {'first s':>8s} {'loss':>9s} {'norm':>9s}",
+        file=sys.stderr,
+    )
+    for arm, r in arms.items():
+        print(
+            f"{arm:22s} {r['real_tok_s']:8.0f} {r['step_ms_p50']:8.1f} {r.get('peak_allocated_gb', 0):8.1f} "
+            f"{r['first_step_s']:8.1f} {r['loss_first']:9.4f} {r['grad_norm']:9.4f}",
+            file=sys.stderr,
+        )
+        for kernel in r.get("kernels", []):
+            print(f"    {kernel['ms']:9.2f} ms {kernel['calls']:6d} x {kernel['name']}", file=sys.stderr)
+
+
+def _one(spec: dict[str, Any]) -> dict[str, Any]:
+    with NamedTemporaryFile("w", suffix=".json", encoding="utf-8") as file:
+        json.dump(spec, file)
+        file.flush()
+        command = [sys.executable, str(HERE / "step_arm.py"), file.name]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        return {"error": (done.stderr.strip().splitlines() or ["no output"])[-1][-400:]}
+    return json.loads(done.stdout.strip().splitlines()[-1])

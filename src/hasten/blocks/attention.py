@@ -1,0 +1,117 @@
+"""Attention as blocks call it: queries, keys and values in, the right and fastest kernel of torch's chosen.
+
+Three forms: a whole causal row, packed documents, a mask that transformers made (padding, windows). torch's own order
+of backends puts flash first; on Hopper and later cuDNN's kernel is about twice as fast for long rows (docs/LOG.md). It
+plans anew for every shape, so it is asked for only where shapes repeat: causal rows of a length that is a multiple of
+128.
+
+The backward is torch's: `Attended` keeps the small graph of this one call, made inside a block's own forward.
+
+Shapes: B batch, T tokens, H query heads, K key/value heads, D head width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import torch
+from torch.nn import functional as F  # noqa: N812
+
+from hasten.blocks.packed_attention import packed_attention_forward
+
+_PREFERRED_FROM = (9, 0)
+_LENGTHS = 128
+
+
+@dataclass(frozen=True)
+class View:
+    """Who sees whom, for one forward of the model; shared by its layers."""
+
+    mask: torch.Tensor | None = None
+    """What transformers made: bool or added to the scores, ``[B, 1, T, T]``; None is causal."""
+    cu_seq_lens: torch.Tensor | None = None
+    """Starts of packed documents and the row's end, int32; None is not packed."""
+    longest: int | None = None
+    scaling: float | None = None
+    window: int | None = None
+    dropout: float = 0.0
+
+
+@dataclass
+class Attended:
+    """Output of attention and the graph that leads to it."""
+
+    output_BTHD: torch.Tensor
+    inputs: tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+
+    def backward(self, doutput_BTHD: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Gradients of queries, keys and values, each ``[B, T, heads, D]``."""
+        return torch.autograd.grad(self.output_BTHD, self.inputs, doutput_BTHD)
+
+
+def attend(
+    query_BTHD: torch.Tensor, key_BTKD: torch.Tensor, value_BTKD: torch.Tensor, view: View, *, learn: bool
+) -> Attended:
+    """Attention over one batch.
+
+    Args:
+        query_BTHD: queries, any strides with a contiguous last dimension.
+        key_BTKD: keys, K divides H.
+        value_BTKD: values.
+        view: who sees whom.
+        learn: keep what the backward needs.
+    """
+    inputs = tuple(part.detach().requires_grad_(learn) for part in (query_BTHD, key_BTKD, value_BTKD))
+    with torch.set_grad_enabled(learn):
+        query, key, value = (part.transpose(1, 2) for part in inputs)
+        if view.cu_seq_lens is not None:
+            output, _ = packed_attention_forward(
+                _NO_MODULE,
+                query,
+                key,
+                value,
+                None,
+                dropout=view.dropout,
+                scaling=view.scaling,
+                sliding_window=view.window,
+                cu_seq_lens_q=view.cu_seq_lens,
+                max_length_q=view.longest,
+            )
+        else:
+            output = _dense(query, key, value, view).transpose(1, 2)
+    return Attended(output, inputs)
+
+
+_NO_MODULE: Any = None
+
+
+def _dense(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, view: View) -> torch.Tensor:
+    arguments: dict[str, Any] = {
+        "attn_mask": view.mask,
+        "dropout_p": view.dropout,
+        "is_causal": view.mask is None and query.shape[2] > 1,
+        "scale": view.scaling,
+        "enable_gqa": query.shape[1] != key.shape[1],
+    }
+    if view.mask is None and _prefers_cudnn(query):
+        from torch.nn.attention import SDPBackend, sdpa_kernel
+
+        order = [SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION]
+        with sdpa_kernel([*order, SDPBackend.MATH], set_priority=True):
+            return F.scaled_dot_product_attention(query, key, value, **arguments)
+    return F.scaled_dot_product_attention(query, key, value, **arguments)
+
+
+def _prefers_cudnn(query_BHTD: torch.Tensor) -> bool:
+    if not query_BHTD.is_cuda or query_BHTD.dtype not in (torch.bfloat16, torch.float16):
+        return False
+    if torch.are_deterministic_algorithms_enabled() or query_BHTD.shape[2] % _LENGTHS:
+        return False
+    return _capability(query_BHTD.device) >= _PREFERRED_FROM
+
+
+@cache
+def _capability(device: torch.device) -> tuple[int, int]:
+    return torch.cuda.get_device_capability(device)

@@ -1,0 +1,331 @@
+"""Projections that read the same input, as one matrix product with their LoRA adapters inside it.
+
+q, k and v (or gate and up) are rows of one weight W. An adapter adds B (A x). Both become one product when the weight
+is widened by B's columns and the input by A x:
+
+    y = [x, xA] [W, B]^T            xA = s x A^T, one small product for the group
+    [dx', dxA] = dy [W, B]          so the gradient of xA costs nothing extra
+    dx = dx' + dxA (s A)            dA = s dxA^T x            dB = dy^T xA
+
+So an adapter never makes a pass over the output, as adding B (A x) afterwards does (a read and a write of y: on an
+H100 a fifth of the product's own time, docs/LOG.md). For several projections B is
+block-diagonal: each has its own columns. The widened part is a multiple of 64 columns, which keeps rows aligned.
+
+The stored weights stay the model's parameters under their own names: they become views into the widened memory.
+Nothing is copied in a step but the factors (they are trained, in their own dtype). Whoever moves or replaces a weight
+breaks the view; that is noticed at the next forward, and the memory is made anew.
+
+Shapes: M positions, K input width, N output width of the whole group, P widened columns (0 without adapters).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F  # noqa: N812
+
+ALIGNED = 64
+"""Widened columns come in multiples of this: 128 bytes of 16-bit values."""
+
+
+@dataclass(frozen=True)
+class Factors:
+    """One adapter on one projection: ``y += scale * (x A^T) B^T``."""
+
+    A: nn.Parameter
+    B: nn.Parameter
+    scale: float
+    rows: slice
+    """The projection's rows in the group's weight."""
+    columns: slice
+    """The adapter's columns in the widened part."""
+
+
+@dataclass
+class Operand:
+    """A group as one forward reads it."""
+
+    weight_NKP: torch.Tensor
+    """``[N, K + P]``: weight and B of all adapters."""
+    A_PK: torch.Tensor | None
+    """``[P, K]``: A of all adapters times their scale, zero where there is none; None where P is 0."""
+    bias_N: torch.Tensor | None
+    width: int
+    factors: tuple[Factors, ...]
+    weights: tuple[nn.Parameter, ...]
+    biases: tuple[nn.Parameter | None, ...]
+    rows: tuple[slice, ...]
+
+    @property
+    def widened(self) -> int:
+        """P."""
+        return self.weight_NKP.shape[1] - self.width
+
+    @property
+    def learnt(self) -> list[torch.Tensor]:
+        """Every parameter whose gradient `parameter_gradients` gives, in its order."""
+        found: list[torch.Tensor] = [*self.weights, *(bias for bias in self.biases if bias is not None)]
+        for factors in self.factors:
+            found += [factors.A, factors.B]
+        return found
+
+    def input_buffer(self, rows: int, like: torch.Tensor) -> torch.Tensor:
+        """``[M, K + P]``, unwritten: whoever makes the input writes the first K columns."""
+        return torch.empty((rows, self.width + self.widened), dtype=self.weight_NKP.dtype, device=like.device)
+
+    def forward(self, x_MKP: torch.Tensor) -> torch.Tensor:
+        """``y [M, N]``; the last P columns of the input are written here."""
+        if self.A_PK is not None:
+            torch.mm(x_MKP[:, : self.width], self.A_PK.t(), out=x_MKP[:, self.width :])
+        return F.linear(x_MKP, self.weight_NKP, self.bias_N)
+
+    def input_gradient(self, dy_MN: torch.Tensor, *, need_dx: bool = True) -> tuple[torch.Tensor | None, torch.Tensor]:
+        """``dx [M, K]`` (a view of a wider buffer, or None) and ``dxA [M, P]``."""
+        if not need_dx:
+            return None, dy_MN @ self.weight_NKP[:, self.width :]
+        wide_MKP = dy_MN @ self.weight_NKP
+        dx_MK, dxa_MP = wide_MKP[:, : self.width], wide_MKP[:, self.width :]
+        if self.A_PK is not None:
+            dx_MK.addmm_(dxa_MP, self.A_PK)
+        return dx_MK, dxa_MP
+
+    def parameter_gradients(
+        self, dy_MN: torch.Tensor, x_MK: torch.Tensor, xa_MP: torch.Tensor, dxa_MP: torch.Tensor
+    ) -> list[torch.Tensor | None]:
+        """Gradients of `learnt`, None for what is frozen.
+
+        Args:
+            dy_MN: gradient of the output.
+            x_MK: the input.
+            xa_MP: the widened part of the input.
+            dxa_MP: its gradient, from `input_gradient`.
+        """
+        gradients: list[torch.Tensor | None] = []
+        for weight, rows in zip(self.weights, self.rows, strict=True):
+            gradients.append((dy_MN[:, rows].t() @ x_MK).to(weight.dtype) if weight.requires_grad else None)
+        for bias, rows in zip(self.biases, self.rows, strict=True):
+            if bias is not None:
+                wide = torch.promote_types(dy_MN.dtype, torch.float32)
+                summed = dy_MN[:, rows].sum(0, dtype=wide) if bias.requires_grad else None
+                gradients.append(None if summed is None else summed.to(bias.dtype))
+        if not self.factors:
+            return gradients
+        dA_PK = product(dxa_MP.t(), x_MK)
+        dB_NP = product(dy_MN.t(), xa_MP)
+        for part in self.factors:
+            dA, dB = dA_PK[part.columns], dB_NP[part.rows, part.columns]
+            dA = dA if part.scale == 1.0 else dA * part.scale
+            gradients.append(dA.to(part.A.dtype) if part.A.requires_grad else None)
+            gradients.append(dB.to(part.B.dtype).contiguous() if part.B.requires_grad else None)
+        return gradients
+
+
+def product(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    """A matrix product of 16-bit values in float32, not rounded on the way."""
+    if left.dtype in (torch.float32, torch.float64):
+        return left @ right
+    if left.is_cuda:
+        return torch.mm(left, right, out_dtype=torch.float32)
+    return left.float() @ right.float()
+
+
+@dataclass
+class ProjectionGroup:
+    """Projections of one layer that read the same input.
+
+    Args:
+        modules: `nn.Linear`, or PEFT's LoRA layer on one, in the order of their outputs.
+    """
+
+    modules: tuple[nn.Module, ...]
+    _storage: torch.Tensor | None = None
+    _A: torch.Tensor | None = None
+    _written: tuple[Any, ...] = field(default=(), repr=False)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the weights are kept in."""
+        return base_of(self.modules[0]).weight.dtype
+
+    def refusal(self) -> str | None:
+        """Why these projections cannot be one product, or None."""
+        found = [reason for module in self.modules if (reason := refusal_of(module))]
+        if found:
+            return found[0]
+        dtypes = {base_of(module).weight.dtype for module in self.modules}
+        devices = {base_of(module).weight.device for module in self.modules}
+        if len(dtypes) > 1 or len(devices) > 1:
+            return "projections of one input differ in dtype or device"
+        return None
+
+    def read(self, dtype: torch.dtype) -> Operand:
+        """The group as it is now: weights, and the factors of the active adapters.
+
+        Args:
+            dtype: what is computed in. Weights kept in another one are cast for this forward.
+        """
+        bases = [base_of(module) for module in self.modules]
+        weights = tuple(base.weight for base in bases)
+        width, rows, place = weights[0].shape[1], [], 0
+        for weight in weights:
+            rows.append(slice(place, place + weight.shape[0]))
+            place += weight.shape[0]
+        factors = self._factors(rows)
+        widened = _aligned(factors[-1].columns.stop) if factors else 0
+        storage = self._memory(weights, rows, width, widened)
+        if factors:
+            self._write(factors, storage, width)
+        operand = storage if factors else storage[:, :width]
+        A_PK = self._A if factors else None  # noqa: N806
+        return Operand(
+            weight_NKP=operand.to(dtype),
+            A_PK=None if A_PK is None else A_PK.to(dtype),
+            bias_N=_joined_bias(bases, dtype),
+            width=width,
+            factors=factors,
+            weights=weights,
+            biases=tuple(base.bias for base in bases),
+            rows=tuple(rows),
+        )
+
+    def rewrite(self, operand: Operand) -> None:
+        """Put back the factors that `operand` was read with, if others have been written since."""
+        if operand.factors and self._storage is not None and _identity(operand.factors) != self._written:
+            self._write(operand.factors, self._storage, operand.width)
+
+    def release(self) -> None:
+        """Give each weight memory of its own again."""
+        for module in self.modules:
+            weight = base_of(module).weight
+            if self._storage is not None and _shares(weight, self._storage):
+                weight.data = weight.data.clone(memory_format=torch.contiguous_format)
+        self._storage = self._A = None
+
+    def _factors(self, rows: Sequence[slice]) -> tuple[Factors, ...]:
+        found: list[Factors] = []
+        place = 0
+        for module, own in zip(self.modules, rows, strict=True):
+            for A, B, scale in active_factors(module):  # noqa: N806
+                columns = slice(place, place + A.shape[0])
+                found.append(Factors(A, B, scale, own, columns))
+                place = columns.stop
+        return tuple(found)
+
+    def _memory(self, weights: Sequence[nn.Parameter], rows: Sequence[slice], width: int, widened: int) -> torch.Tensor:
+        """``[N, K + at least P]`` with the weights in it, which are views of it."""
+        storage = self._storage
+        if storage is not None and storage.shape[1] >= width + widened and _all_within(weights, rows, storage):
+            return storage[:, : width + widened] if widened else storage
+        if len(weights) == 1 and not widened:
+            return weights[0].data
+        with torch.no_grad():
+            storage = weights[0].new_empty((rows[-1].stop, width + widened))
+            storage[:, width:] = 0
+            for weight, own in zip(weights, rows, strict=True):
+                storage[own, :width].copy_(weight)
+                weight.data = storage[own, :width]
+        self._storage, self._A, self._written = storage, None, ()
+        return storage
+
+    def _write(self, factors: tuple[Factors, ...], storage: torch.Tensor, width: int) -> None:
+        """Copy the factors as they are now into the widened columns."""
+        identity = _identity(factors)
+        with torch.no_grad():
+            widened = storage.shape[1] - width
+            if self._A is None or self._A.shape[0] != widened:
+                self._A = storage.new_zeros((widened, width))
+                storage[:, width:] = 0
+            elif identity != self._written:
+                self._A.zero_()
+                storage[:, width:] = 0
+            for part in factors:
+                torch.mul(part.A, part.scale, out=self._A[part.columns])
+                storage[part.rows, width + part.columns.start : width + part.columns.stop].copy_(part.B)
+        self._written = identity
+
+
+def base_of(module: nn.Module) -> nn.Linear:
+    """The linear layer under PEFT's, or the module itself."""
+    return getattr(module, "base_layer", module)  # type: ignore[return-value]
+
+
+def refusal_of(module: nn.Module) -> str | None:
+    """Why a projection must run its own forward, or None."""
+    base = base_of(module)
+    if type(base) is not nn.Linear:
+        return f"{type(base).__name__} weights"
+    if type(base.weight) is not nn.Parameter:
+        return f"{type(base.weight).__name__} weights"
+    for part in (module, base):
+        if part._forward_hooks or part._forward_pre_hooks or part._backward_hooks or hasattr(part, "_hf_hook"):
+            return "hooks on a projection"
+    return _adapter_refusal(module) if base is not module else None
+
+
+def _adapter_refusal(module: Any) -> str | None:
+    from peft.tuners.lora import Linear as LoraLinear
+
+    if type(module) is not LoraLinear:
+        return f"adapter layers of type {type(module).__name__}"
+    if module.merged:
+        return "adapters merged into the weights"
+    for name in module.active_adapters:
+        if name not in module.lora_A:
+            continue
+        dropout = module.lora_dropout[name]
+        if dropout.training and getattr(dropout, "p", 0.0):
+            return "LoRA dropout"
+        if getattr(module, "lora_variant", {}).get(name) is not None or getattr(module, "use_dora", {}).get(name):
+            return "a LoRA variant (DoRA or another)"
+        if module.lora_A[name].bias is not None or module.lora_B[name].bias is not None:
+            return "LoRA bias"
+        if type(module.lora_A[name].weight) is not nn.Parameter:
+            return f"{type(module.lora_A[name].weight).__name__} factors"
+    return None
+
+
+def active_factors(module: Any) -> list[tuple[nn.Parameter, nn.Parameter, float]]:
+    """A, B and scale of each adapter that is in use on a projection."""
+    if base_of(module) is module or module.disable_adapters:
+        return []
+    return [
+        (module.lora_A[name].weight, module.lora_B[name].weight, float(module.scaling[name]))
+        for name in module.active_adapters
+        if name in module.lora_A
+    ]
+
+
+def _aligned(columns: int) -> int:
+    return -(-columns // ALIGNED) * ALIGNED
+
+
+def _identity(factors: Sequence[Factors]) -> tuple[Any, ...]:
+    return tuple((id(part.A), id(part.B), part.scale, part.columns.start) for part in factors)
+
+
+def _shares(weight: torch.Tensor, storage: torch.Tensor) -> bool:
+    return weight.untyped_storage().data_ptr() == storage.untyped_storage().data_ptr()
+
+
+def _all_within(weights: Sequence[torch.Tensor], rows: Sequence[slice], storage: torch.Tensor) -> bool:
+    """Whether every weight is still the view of the memory that it was made to be."""
+    start, row_bytes = storage.data_ptr(), storage.stride(0) * storage.element_size()
+    return all(
+        weight.data_ptr() == start + own.start * row_bytes and weight.dtype == storage.dtype
+        for weight, own in zip(weights, rows, strict=True)
+    )
+
+
+def _joined_bias(bases: Sequence[nn.Linear], dtype: torch.dtype) -> torch.Tensor | None:
+    if all(base.bias is None for base in bases):
+        return None
+    with torch.no_grad():
+        parts = [
+            base.weight.new_zeros(base.weight.shape[0], dtype=dtype) if base.bias is None else base.bias.to(dtype)
+            for base in bases
+        ]
+        return torch.cat(parts) if len(parts) > 1 else parts[0].detach()
