@@ -17,6 +17,7 @@ from typing import Any
 from torch import nn
 
 from hasten.blocks.attention_half import AttentionHalf
+from hasten.blocks.factors import FactorWriter
 from hasten.blocks.head import FastCausalLM, FastHead, fast_causal_lm
 from hasten.blocks.layer import Fast, FastLayer, fast_class
 from hasten.blocks.mlp_half import MlpHalf
@@ -98,7 +99,7 @@ def apply(model: Any, *, impl: str = "auto") -> Applied:
         fast.offload = offload
         _swap(layer, fast)
         applied.layers += 1
-    _apply_head(base, applied)
+    _apply_head(base, applied, impl)
     return applied
 
 
@@ -147,6 +148,7 @@ def remove(model: Any) -> None:
             module.__class__ = nn.Linear
     if isinstance(base, FastCausalLM):
         base.__class__ = type(base).__mro__[2]
+        del base.hasten_factors
 
 
 def refused_in_training(model: Any) -> set[str]:
@@ -216,12 +218,19 @@ def _window(attention: Any, config: Any, blocks: Blocks) -> int | None:
     return getattr(config if blocks.window == "config" else attention, "sliding_window", None)
 
 
-def _apply_head(base: Any, applied: Applied) -> None:
+def _apply_head(base: Any, applied: Applied, impl: str) -> None:
     head = base.get_output_embeddings()
     if isinstance(base, FastCausalLM):
         applied.head = True
     elif type(head) is nn.Linear and type(head.weight) is nn.Parameter and not head._forward_hooks:
         head.__class__ = FastHead
+        writer = FactorWriter(impl=impl)
+        for module in base.modules():
+            if isinstance(module, FastLayer):
+                for group in module.hasten_fast.groups():
+                    group.writer = writer
+                    writer.groups.append(group)
+        base.hasten_factors = writer
         base.__class__ = fast_causal_lm(type(base))
         applied.head = True
     else:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from hasten.blocks.factors import FactorWriter
 from hasten.kernels.linear_cross_entropy import linear_cross_entropy
 
 
@@ -38,11 +39,14 @@ class FastHead(nn.Linear):
         if torch.is_autocast_enabled(device):
             hidden = hidden.to(torch.get_autocast_dtype(device))
         weight = self.weight.to(hidden.dtype)
-        return linear_cross_entropy(hidden, weight, targets.reshape(-1), bias=self.bias, **options)
+        bias = None if self.bias is None else self.bias.to(hidden.dtype)
+        return linear_cross_entropy(hidden, weight, targets.reshape(-1), bias=bias, **options)
 
 
 class FastCausalLM(nn.Module):
     """Mixed into a causal language model's class: with ``hasten_targets`` its forward gives the loss alone."""
+
+    hasten_factors: FactorWriter
 
 
 @cache
@@ -56,12 +60,13 @@ def fast_causal_lm(original: type[nn.Module]) -> type[nn.Module]:
 
     @wraps(original.forward)
     def forward(self: Any, *args: Any, hasten_targets: torch.Tensor | None = None, **kwargs: Any) -> Any:
-        if hasten_targets is None:
-            return original.forward(self, *args, **kwargs)
+        with self.hasten_factors.forward():
+            if hasten_targets is None:
+                return original.forward(self, *args, **kwargs)
+            keep = kwargs.pop("logits_to_keep")
+            outputs = self.get_decoder()(*args, **{**kwargs, "use_cache": False})
         from transformers.modeling_outputs import CausalLMOutputWithPast
 
-        keep = kwargs.pop("logits_to_keep")
-        outputs = self.get_decoder()(*args, **{**kwargs, "use_cache": False})
         return CausalLMOutputWithPast(
             loss=self.get_output_embeddings()(outputs.last_hidden_state[:, keep], hasten_targets)
         )

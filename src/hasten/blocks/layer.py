@@ -98,7 +98,9 @@ class FastLayer(nn.Module):
 @cache
 def fast_class(original: type[nn.Module]) -> type[nn.Module]:
     """The fast subclass of a decoder layer's class, of the same name: wrapping by class name finds it too."""
-    return type(original.__name__, (FastLayer, original), {"__module__": original.__module__})
+    # What is fused by hand gains nothing from tracing: under torch.compile each layer is one call between graphs.
+    body = {"__module__": original.__module__, "forward": torch.compiler.disable(FastLayer.forward)}
+    return type(original.__name__, (FastLayer, original), body)
 
 
 def _refusal(layer: Any, fast: Fast, mask: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str | None:
@@ -183,7 +185,9 @@ class HalfFunction(torch.autograd.Function):
     def backward(ctx: Any, dout: torch.Tensor) -> tuple[Any, ...]:
         """Gradients of the hidden states and of every parameter."""
         if ctx.used:
-            raise RuntimeError("a fast layer's memory is free after its backward: a second backward needs a second forward")
+            raise RuntimeError(
+                "a fast layer's memory is free after its backward: a second backward needs a second forward"
+            )
         hidden = ctx.away.get() if ctx.away is not None else ctx.saved_tensors[0]
         half, call, saved = ctx.half, ctx.call, ctx.saved
         ctx.saved, ctx.used = None, True  # what was kept is freed as the backward walks back, not at its end

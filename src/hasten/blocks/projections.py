@@ -21,7 +21,8 @@ Shapes: M positions, K input width, N output width of the whole group, P widened
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -65,7 +66,7 @@ class Operand:
         """P."""
         return self.weight_NKP.shape[1] - self.width
 
-    @property
+    @cached_property
     def learnt(self) -> list[torch.Tensor]:
         """Every parameter whose gradient `parameter_gradients` gives, in its order."""
         found: list[torch.Tensor] = [*self.weights, *(bias for bias in self.biases if bias is not None)]
@@ -133,17 +134,26 @@ def product(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
     return left.float() @ right.float()
 
 
-@dataclass
+@dataclass(eq=False)
 class ProjectionGroup:
     """Projections of one layer that read the same input.
 
+    What the modules are is looked at in every forward, cheaply: a tuple of what could have changed is compared with the
+    last one, and only a difference makes the rest anew.
+
     Args:
         modules: `nn.Linear`, or PEFT's LoRA layer on one, in the order of their outputs.
+        writer: copies the factors of a whole model at once; None: each group copies its own.
     """
 
     modules: tuple[nn.Module, ...]
-    _storage: torch.Tensor | None = None
-    _A: torch.Tensor | None = None
+    writer: Any = None
+    factors: tuple[Factors, ...] = ()
+    _seen: tuple[Any, ...] | None = field(default=None, repr=False)
+    _refused: str | None = None
+    _operand: Operand | None = field(default=None, repr=False)
+    _storage: torch.Tensor | None = field(default=None, repr=False)
+    _A: torch.Tensor | None = field(default=None, repr=False)
     _written: tuple[Any, ...] = field(default=(), repr=False)
 
     @property
@@ -152,15 +162,17 @@ class ProjectionGroup:
         return base_of(self.modules[0]).weight.dtype
 
     def refusal(self) -> str | None:
-        """Why these projections cannot be one product, or None."""
-        found = [reason for module in self.modules if (reason := refusal_of(module))]
-        if found:
-            return found[0]
-        dtypes = {base_of(module).weight.dtype for module in self.modules}
-        devices = {base_of(module).weight.device for module in self.modules}
-        if len(dtypes) > 1 or len(devices) > 1:
-            return "projections of one input differ in dtype or device"
-        return None
+        """Why these projections cannot be one product, or None; notices what has changed."""
+        seen = tuple(_state(module) for module in self.modules)
+        if seen == self._seen:
+            return self._refused
+        self._operand = None
+        self._refused = self._why_not()
+        if self._refused is None:
+            self._join()
+            seen = tuple(_state(module) for module in self.modules)
+        self._seen = seen
+        return self._refused
 
     def read(self, dtype: torch.dtype) -> Operand:
         """The group as it is now: weights, and the factors of the active adapters.
@@ -168,34 +180,49 @@ class ProjectionGroup:
         Args:
             dtype: what is computed in. Weights kept in another one are cast for this forward.
         """
-        bases = [base_of(module) for module in self.modules]
-        weights = tuple(base.weight for base in bases)
-        width, rows, place = weights[0].shape[1], [], 0
-        for weight in weights:
-            rows.append(slice(place, place + weight.shape[0]))
-            place += weight.shape[0]
-        factors = self._factors(rows)
-        widened = _aligned(factors[-1].columns.stop) if factors else 0
-        storage = self._memory(weights, rows, width, widened)
-        if factors:
-            self._write(factors, storage, width)
-        operand = storage if factors else storage[:, :width]
-        A_PK = self._A if factors else None  # noqa: N806
-        return Operand(
-            weight_NKP=operand.to(dtype),
-            A_PK=None if A_PK is None else A_PK.to(dtype),
-            bias_N=_joined_bias(bases, dtype),
-            width=width,
-            factors=factors,
-            weights=weights,
-            biases=tuple(base.bias for base in bases),
-            rows=tuple(rows),
-        )
+        reason = self.refusal()
+        assert reason is None, reason
+        operand = self._operand
+        assert operand is not None
+        if self.factors and not (self.writer is not None and self.writer.wrote(self)):
+            self.write()
+        if dtype != operand.weight_NKP.dtype:
+            A_PK = operand.A_PK  # noqa: N806
+            operand = replace(
+                operand, weight_NKP=operand.weight_NKP.to(dtype), A_PK=None if A_PK is None else A_PK.to(dtype)
+            )
+        if any(bias is not None for bias in operand.biases):
+            operand = replace(operand, bias_N=_joined_bias(operand, dtype))
+        return operand
+
+    def write(self) -> None:
+        """Copy the factors as they are now into the widened columns."""
+        operand = self.prepared()
+        with torch.no_grad():
+            for part in self.factors:
+                torch.mul(part.A, part.scale, out=operand.A_PK[part.columns])  # type: ignore[index]
+                operand.weight_NKP[part.rows, operand.width :][:, part.columns].copy_(part.B)
+
+    def prepared(self) -> Operand:
+        """The operand with room for its factors, and no other adapter's values in it."""
+        operand = self._operand
+        assert operand is not None
+        identity = _identity(self.factors)
+        if identity != self._written and operand.A_PK is not None:
+            with torch.no_grad():
+                operand.A_PK.zero_()
+                operand.weight_NKP[:, operand.width :] = 0
+            self._written = identity
+        return operand
 
     def rewrite(self, operand: Operand) -> None:
         """Put back the factors that `operand` was read with, if others have been written since."""
-        if operand.factors and self._storage is not None and _identity(operand.factors) != self._written:
-            self._write(operand.factors, self._storage, operand.width)
+        if not operand.factors or _identity(operand.factors) == self._written or self._operand is None:
+            return
+        kept = self.factors, self._operand
+        self.factors, self._operand = operand.factors, operand
+        self.write()
+        self.factors, self._operand = kept
 
     def release(self) -> None:
         """Give each weight memory of its own again."""
@@ -203,7 +230,40 @@ class ProjectionGroup:
             weight = base_of(module).weight
             if self._storage is not None and _shares(weight, self._storage):
                 weight.data = weight.data.clone(memory_format=torch.contiguous_format)
-        self._storage = self._A = None
+        self._storage = self._A = self._operand = self._seen = None
+
+    def _why_not(self) -> str | None:
+        found = [reason for module in self.modules if (reason := refusal_of(module))]
+        if found:
+            return found[0]
+        weights = [base_of(module).weight for module in self.modules]
+        if len({(weight.dtype, weight.device) for weight in weights}) > 1:
+            return "projections of one input differ in dtype or device"
+        return None
+
+    def _join(self) -> None:
+        """Make the operand: one memory for all weights, with columns for the factors."""
+        bases = [base_of(module) for module in self.modules]
+        weights = tuple(base.weight for base in bases)
+        width, rows, place = weights[0].shape[1], [], 0
+        for weight in weights:
+            rows.append(slice(place, place + weight.shape[0]))
+            place += weight.shape[0]
+        self.factors = self._factors(rows)
+        widened = _aligned(self.factors[-1].columns.stop) if self.factors else 0
+        storage = self._memory(weights, rows, width, widened)
+        if widened and (self._A is None or self._A.shape[0] < widened or self._A.dtype != storage.dtype):
+            self._A, self._written = storage.new_zeros((widened, width)), ()
+        self._operand = Operand(
+            weight_NKP=storage[:, : width + widened],
+            A_PK=self._A[:widened] if widened and self._A is not None else None,
+            bias_N=None,
+            width=width,
+            factors=self.factors,
+            weights=weights,
+            biases=tuple(base.bias for base in bases),
+            rows=tuple(rows),
+        )
 
     def _factors(self, rows: Sequence[slice]) -> tuple[Factors, ...]:
         found: list[Factors] = []
@@ -219,7 +279,7 @@ class ProjectionGroup:
         """``[N, K + at least P]`` with the weights in it, which are views of it."""
         storage = self._storage
         if storage is not None and storage.shape[1] >= width + widened and _all_within(weights, rows, storage):
-            return storage[:, : width + widened] if widened else storage
+            return storage
         if len(weights) == 1 and not widened:
             return weights[0].data
         with torch.no_grad():
@@ -231,21 +291,40 @@ class ProjectionGroup:
         self._storage, self._A, self._written = storage, None, ()
         return storage
 
-    def _write(self, factors: tuple[Factors, ...], storage: torch.Tensor, width: int) -> None:
-        """Copy the factors as they are now into the widened columns."""
-        identity = _identity(factors)
-        with torch.no_grad():
-            widened = storage.shape[1] - width
-            if self._A is None or self._A.shape[0] != widened:
-                self._A = storage.new_zeros((widened, width))
-                storage[:, width:] = 0
-            elif identity != self._written:
-                self._A.zero_()
-                storage[:, width:] = 0
-            for part in factors:
-                torch.mul(part.A, part.scale, out=self._A[part.columns])
-                storage[part.rows, width + part.columns.start : width + part.columns.stop].copy_(part.B)
-        self._written = identity
+
+def _state(module: nn.Module) -> tuple[Any, ...]:
+    """What a forward of this projection depends on beside values; compared in every forward, so made of look-ups."""
+    own = module.__dict__
+    base = own["_modules"].get("base_layer")
+    if base is None:
+        return _linear_state(module)
+    adapters = own["_modules"].get("lora_A")
+    parts: tuple[Any, ...] = ()
+    if adapters is not None:
+        others = own["_modules"]
+        for name, factor in adapters.__dict__["_modules"].items():
+            dropout = others["lora_dropout"].__dict__["_modules"].get(name)
+            weights = (factor, others["lora_B"].__dict__["_modules"][name])
+            parts += (name, own["scaling"].get(name), dropout is not None and dropout.training)
+            parts += tuple(id(part.__dict__["_parameters"].get("weight")) for part in weights)
+    return (
+        *_linear_state(base),
+        id(module.__class__),
+        own.get("_disable_adapters"),
+        str(own.get("_active_adapter")),
+        len(own.get("merged_adapters", ())),
+        bool(own["_forward_hooks"] or own["_forward_pre_hooks"] or own["_backward_hooks"] or "_hf_hook" in own),
+        parts,
+    )
+
+
+def _linear_state(base: nn.Module) -> tuple[Any, ...]:
+    own = base.__dict__
+    weight = own["_parameters"].get("weight")
+    hooked = bool(own["_forward_hooks"] or own["_forward_pre_hooks"] or own["_backward_hooks"] or "_hf_hook" in own)
+    if weight is None:
+        return (id(base.__class__), hooked)
+    return (id(base.__class__), hooked, id(weight), type(weight), weight.data_ptr(), weight.dtype, weight.device)
 
 
 def base_of(module: nn.Module) -> nn.Linear:
@@ -320,12 +399,11 @@ def _all_within(weights: Sequence[torch.Tensor], rows: Sequence[slice], storage:
     )
 
 
-def _joined_bias(bases: Sequence[nn.Linear], dtype: torch.dtype) -> torch.Tensor | None:
-    if all(base.bias is None for base in bases):
-        return None
+def _joined_bias(operand: Operand, dtype: torch.dtype) -> torch.Tensor:
+    """The biases as one vector, zero where a projection has none."""
     with torch.no_grad():
         parts = [
-            base.weight.new_zeros(base.weight.shape[0], dtype=dtype) if base.bias is None else base.bias.to(dtype)
-            for base in bases
+            weight.new_zeros(weight.shape[0], dtype=dtype) if bias is None else bias.to(dtype)
+            for weight, bias in zip(operand.weights, operand.biases, strict=True)
         ]
         return torch.cat(parts) if len(parts) > 1 else parts[0].detach()

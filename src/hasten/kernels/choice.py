@@ -34,7 +34,8 @@ def choose(impl: str, like: torch.Tensor) -> Chosen:
     Raises:
         CapabilityError: Triton was asked for by name and cannot run here.
     """
-    if impl == "torch" or (impl == "auto" and not (like.is_cuda and has_triton())):
+    # The kernels compute in float32: float64 goes to the twin, which keeps it.
+    if impl == "torch" or (impl == "auto" and not (like.is_cuda and has_triton() and like.dtype != torch.float64)):
         return "torch"
     if not has_triton() or not (like.is_cuda or interpreting()):
         raise CapabilityError(
