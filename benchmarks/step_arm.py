@@ -159,28 +159,47 @@ def measure(spec: dict[str, Any]) -> dict[str, Any]:
         result["peak_allocated_gb"] = torch.cuda.max_memory_allocated() / 1e9
         result["peak_reserved_gb"] = torch.cuda.max_memory_reserved() / 1e9
     if spec.get("profile"):
-        result["kernels"] = profile(step, optimizer, spec["profile"])
+        result["profile"] = profile(step, optimizer, spec["profile"])
     return result
 
 
-def profile(step: Any, optimizer: Any, rows: int) -> list[dict[str, Any]]:
-    """The kernels of one step by total time."""
+def profile(step: Any, optimizer: Any, rows: int) -> dict[str, Any]:
+    """Where one step's time goes: kernels by total time, and the idle time between them."""
     from torch.profiler import ProfilerActivity
     from torch.profiler import profile as torch_profile
 
-    with torch_profile(activities=[ProfilerActivity.CUDA, ProfilerActivity.CPU]) as run:
+    with torch_profile(activities=[ProfilerActivity.CUDA]) as run:
         step()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         torch.cuda.synchronize()
-    events = [
-        event for event in run.key_averages() if event.self_device_time_total > 0 and event.device_type.name == "CUDA"
-    ]
-    events.sort(key=lambda event: -event.self_device_time_total)
-    return [
-        {"name": event.key[:90], "calls": event.count, "ms": event.self_device_time_total / 1e3}
-        for event in events[:rows]
-    ]
+    spans = sorted(
+        (event.time_range.start, event.time_range.end, event.name)
+        for event in run.events()
+        if event.device_type.name == "CUDA"
+    )
+    totals: dict[str, list[float]] = {}
+    idle, gaps, last = 0.0, [], spans[0][0]
+    for place, (start, end, name) in enumerate(spans):
+        total = totals.setdefault(name[:90], [0.0, 0])
+        total[0] += (end - start) / 1e3
+        total[1] += 1
+        if start > last:
+            idle += start - last
+            gaps.append((start - last, place / len(spans), spans[place - 1][2][:60], name[:60]))
+        last = max(last, end)
+    largest = sorted(totals.items(), key=lambda item: -item[1][0])
+    return {
+        "busy_ms": sum(total for total, _ in totals.values()),
+        "idle_ms": idle / 1e3,
+        "span_ms": (last - spans[0][0]) / 1e3,
+        "launches": len(spans),
+        "gaps": [
+            {"us": us, "at": at, "after": after, "before": before}
+            for us, at, after, before in sorted(gaps, reverse=True)[: rows // 2]
+        ],
+        "kernels": [{"name": name, "calls": calls, "ms": ms} for name, (ms, calls) in largest[:rows]],
+    }
 
 
 def _wait(device: str) -> None:

@@ -28,7 +28,7 @@ def run_arms(arms: list[str], base: dict[str, Any]) -> dict[str, Any]:
     done: dict[str, Any] = {}
     for arm in arms:
         done[arm] = _one({**base, "arm": arm})
-        print(arm, {k: v for k, v in done[arm].items() if k != "kernels"}, file=sys.stderr, flush=True)
+        print(arm, {k: v for k, v in done[arm].items() if k != "profile"}, file=sys.stderr, flush=True)
     ran = {arm: result for arm, result in done.items() if "error" not in result}
     if ran:
         first = next(iter(ran.values()))
@@ -52,8 +52,17 @@ def table(arms: dict[str, Any]) -> None:
             f"{r['first_step_s']:8.1f} {r['loss_first']:9.4f} {r['grad_norm']:9.4f}",
             file=sys.stderr,
         )
-        for kernel in r.get("kernels", []):
-            print(f"    {kernel['ms']:9.2f} ms {kernel['calls']:6d} x {kernel['name']}", file=sys.stderr)
+        traced = r.get("profile")
+        if traced:
+            words = ("busy_ms", "idle_ms", "span_ms", "launches")
+            print("    " + ", ".join(f"{word} {traced[word]:.1f}" for word in words), file=sys.stderr)
+            for kernel in traced["kernels"]:
+                print(f"    {kernel['ms']:9.2f} ms {kernel['calls']:6d} x {kernel['name']}", file=sys.stderr)
+            for gap in traced["gaps"]:
+                print(
+                    f"    idle {gap['us']:7.0f} us at {gap['at']:.2f}: {gap['after']} | {gap['before']}",
+                    file=sys.stderr,
+                )
 
 
 def _one(spec: dict[str, Any]) -> dict[str, Any]:

@@ -87,7 +87,7 @@ class AttentionHalf:
         rstd_M = self.norm.forward(h_MD, x_MDP[:, :width])
         qkv_MN = call.qkv.forward(x_MDP)
         query, key, value = self._heads(qkv_MN)
-        head_rstd = None
+        head_rstd, turned = None, qkv_MN
         if self.head_norms:
             turned = torch.empty_like(qkv_MN[:, : (self.heads + self.key_value_heads) * self.head_width])
             normed = (turned[:, : query[0].numel()], turned[:, query[0].numel() :])
@@ -95,8 +95,10 @@ class AttentionHalf:
             pairs = zip(self.head_norms, (query, key), normed, strict=True)
             head_rstd = tuple(norm.forward(part, out) for norm, part, out in pairs)
             query, key = normed
-        for part in (query, key):
-            rope.rotate(part, call.cos_CR, call.sin_CR, out=part, interleaved=self.interleaved, impl=self.impl)
+        # q and k lie side by side, in either buffer: one call turns both.
+        both = turned[:, : (self.heads + self.key_value_heads) * self.head_width]
+        both = both.unflatten(1, (-1, self.head_width))
+        rope.rotate(both, call.cos_CR, call.sin_CR, out=both, interleaved=self.interleaved, impl=self.impl)
         shaped = (part.unflatten(0, (call.batch, -1)) for part in (query, key, value))
         attended = attend(*shaped, call.view, learn=learn)
         out_MD, oa_MP = self._output(call, h_MD, attended, output or learn, output)

@@ -33,9 +33,15 @@ class FactorWriter:
     groups: list[ProjectionGroup] = field(default_factory=list)
     impl: str = "auto"
     _within: bool = False
-    _done: bool = False
+    _done: bool | None = None
+    """Whether all are written in this forward; None: nobody has asked yet."""
     _key: tuple[Any, ...] = ()
     _table: Any = None
+
+    @property
+    def looked(self) -> bool:
+        """Whether every group has noticed its changes in this forward."""
+        return self._done is not None
 
     @contextmanager
     def forward(self) -> Iterator[None]:
@@ -43,22 +49,19 @@ class FactorWriter:
         if self._within:  # a forward inside a forward
             yield
             return
-        self._within, self._done = True, False
+        self._within, self._done = True, None
         try:
             yield
         finally:
-            self._within = self._done = False
+            self._within, self._done = False, None
 
     def wrote(self, group: ProjectionGroup) -> bool:
         """Whether the group's factors are in place; writes those of all groups on the first question."""
         if not self._within:
             return False
-        if not self._done:
-            ready = [one for one in self.groups if one.refusal() is None and one.factors]
-            if not self._write(ready):
-                return False
-            self._done = True
-        return True
+        if self._done is None:
+            self._done = self._write([one for one in self.groups if one.refusal() is None and one.factors])
+        return self._done
 
     def _write(self, groups: Sequence[ProjectionGroup]) -> bool:
         first = groups[0].factors[0].A

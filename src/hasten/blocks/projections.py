@@ -163,7 +163,9 @@ class ProjectionGroup:
 
     def refusal(self) -> str | None:
         """Why these projections cannot be one product, or None; notices what has changed."""
-        seen = tuple(_state(module) for module in self.modules)
+        if self.writer is not None and self.writer.looked:
+            return self._refused
+        seen = tuple([_state(module) for module in self.modules])
         if seen == self._seen:
             return self._refused
         self._operand = None
@@ -180,10 +182,8 @@ class ProjectionGroup:
         Args:
             dtype: what is computed in. Weights kept in another one are cast for this forward.
         """
-        reason = self.refusal()
-        assert reason is None, reason
         operand = self._operand
-        assert operand is not None
+        assert operand is not None, "read() comes after refusal()"
         if self.factors and not (self.writer is not None and self.writer.wrote(self)):
             self.write()
         if dtype != operand.weight_NKP.dtype:
