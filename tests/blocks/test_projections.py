@@ -34,9 +34,14 @@ def group_of(model):
     return ProjectionGroup((base.a, base.b))
 
 
+def read(group, dtype=torch.float32):
+    assert group.refusal() is None
+    return group.read(dtype)
+
+
 def by_hand(group, x, dy):
     """Output, dx and every parameter's gradient through the group."""
-    operand = group.read(torch.float32)
+    operand = read(group)
     with torch.no_grad():
         buffer = operand.input_buffer(len(x), x)
         buffer[:, : operand.width] = x
@@ -92,7 +97,7 @@ def test_weights_keep_names_values_and_identity():
     before = {name: parameter for name, parameter in model.named_parameters()}
     values = copy.deepcopy(model.state_dict())
     group = group_of(model)
-    group.read(torch.float32)
+    read(group)
     assert {name: parameter for name, parameter in model.named_parameters()} == before
     assert all(torch.equal(value, values[name]) for name, value in model.state_dict().items())
     group.release()
@@ -129,11 +134,11 @@ def test_a_backward_after_another_forward_has_its_own_factors():
     """A reference model's forward with another adapter may come between forward and backward."""
     model = adapted()
     group = group_of(model)
-    operand = group.read(torch.float32)
+    operand = read(group)
     kept = operand.weight_NKP.clone(), operand.A_PK.clone()
     model.add_adapter("other", LoraConfig(r=3, lora_alpha=5, target_modules=["a", "b"], init_lora_weights=False))
     model.set_adapter("other")
-    group.read(torch.float32)
+    read(group)
     assert not torch.equal(operand.weight_NKP, kept[0])
     group.rewrite(operand)
     assert torch.equal(operand.weight_NKP, kept[0])
@@ -153,7 +158,7 @@ def test_replaced_and_merged_weights_are_noticed():
     assert group.refusal() is None
     require_equal(model, group)
     model.double()
-    assert group.read(torch.float64).weight_NKP.dtype == torch.float64
+    assert read(group, torch.float64).weight_NKP.dtype == torch.float64
 
 
 def test_what_cannot_be_joined_says_why():

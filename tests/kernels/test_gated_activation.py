@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 from hasten.errors import ConfigError
 from hasten.kernels.gated_activation import gated_activation, op
-from support.promise import require_promise
+from support.promise import ROUNDING, require_promise
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 PLAIN = {"silu": F.silu, "gelu": F.gelu, "gelu_tanh": lambda x: F.gelu(x, approximate="tanh")}
@@ -49,6 +49,28 @@ def test_in_place_over_a_shared_buffer_with_the_product_again(device, impl, kind
     assert torch.equal(both, torch.cat(apart, dim=1))
     assert torch.equal(again[:, :33], product)
     assert again[:, 33:].isnan().all()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", [(1, 5), (20, 150), (70, 130)])
+@pytest.mark.parametrize("columns", [16, 64, 24])
+def test_an_adapters_part_is_added_first(device, impl, dtype, shape, columns):
+    gate, up, da = (made(device, dtype, *shape, seed=seed) for seed in range(3))
+    lora = (
+        made(device, dtype, shape[0], columns + 3, seed=3)[:, :columns],
+        made(device, dtype, columns, shape[1], seed=4),
+    )
+    out = torch.empty_like(gate)
+    found = op.backward(da, gate, up, "silu", out=out, lora=lora, impl=impl)
+    truth = op.backward(
+        da.double() + lora[0].double() @ lora[1].double(), gate.double(), up.double(), "silu", impl="torch"
+    )
+    apart = op.backward(torch.addmm(da, *lora), gate, up, "silu", impl="torch")
+    for own, composed, wanted in zip(found, apart, truth, strict=True):
+        error, allowed = ((part.double() - wanted).norm() for part in (own, composed))
+        order = columns**0.5 * 2.0**-24  # the sum over the adapter's columns may be made in any order
+        assert error <= max(1.2 * allowed, (ROUNDING[dtype] + order) * wanted.norm())
+    assert torch.equal(out, op.forward(gate, up, "silu", impl=impl))
 
 
 def test_an_unknown_activation_is_refused():

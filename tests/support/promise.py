@@ -33,6 +33,7 @@ def require_promise(
     ours: Callable[..., torch.Tensor | tuple[torch.Tensor, ...]],
     plain: Callable[..., torch.Tensor | tuple[torch.Tensor, ...]],
     *draws: Sequence[torch.Tensor | None],
+    terms: int = 1,
 ) -> None:
     """Compare `ours` and `plain` torch, at the inputs' dtype, with `plain` in float64; outputs and every gradient.
 
@@ -41,6 +42,8 @@ def require_promise(
         plain: the same in plain torch, at any dtype.
         *draws: inputs, several sets of them where one holds few values: the errors of all sets are pooled, since the
             error of a handful of roundings is luck.
+        terms: how many terms a result is a sum of; libraries add them in any order, whose roundings in float32 grow as
+            the square root.
 
     Raises:
         AssertionError: naming the output or gradient whose error is too large.
@@ -55,7 +58,7 @@ def require_promise(
             sums = pooled.setdefault(place, [0.0, 0.0, 0.0])
             sums[0] += _square(own.detach().double() - truth)
             sums[1] += _square(theirs.detach().double() - truth)
-            sums[2] += _square(ROUNDING[own.dtype] * truth)
+            sums[2] += _square((ROUNDING[own.dtype] + (terms - 1) ** 0.5 * 2.0**-24) * truth)
     for place, (error, allowed, floor) in pooled.items():
         assert error <= max(SLACK**2 * allowed, floor), (
             f"result {place}: error {error**0.5:.3e}, torch's {allowed**0.5:.3e}, one rounding {floor**0.5:.3e}"

@@ -35,7 +35,8 @@ class FactorWriter:
     _within: bool = False
     _done: bool | None = None
     """Whether all are written in this forward; None: nobody has asked yet."""
-    _key: tuple[Any, ...] = ()
+    _key: list[int] = field(default_factory=list)
+    _kept: list[Any] = field(default_factory=list)
     _table: Any = None
 
     @property
@@ -70,12 +71,10 @@ class FactorWriter:
         from hasten.kernels.scaled_copies import scaled_copies
 
         operands = [group.prepared() for group in groups]
-        key = tuple(
-            (operand.weight_NKP.data_ptr(), *((part.A.data_ptr(), part.B.data_ptr()) for part in operand.factors))
-            for operand in operands
-        )
+        key = [id(operand) for operand in operands]  # a group whose addresses change has a new operand
         if key != self._key:
-            self._key, self._table = key, scaled_copies.table(list(_copies(operands)))
+            self._key, self._kept = key, operands
+            self._table = scaled_copies.table(list(_copies(operands)))
         if self._table is None:
             return False
         self._table.run()

@@ -94,12 +94,14 @@ class MlpHalf:
         """``dh`` (None where it is not needed) and the gradients of `learnt`. What was saved is used up."""
         inner = call.down.width
         dy_MD = dout_MD.to(call.down.weight_NKP.dtype)
-        da_MI, daa_MP = call.down.input_gradient(dy_MD)
-        assert da_MI is not None
+        da_MI, daa_MP = call.down.parts_of_input_gradient(dy_MD)
+        lora = None if call.down.A_PK is None else (daa_MP, call.down.A_PK)
         gate, up = saved.gate_up_MN[:, :inner], saved.gate_up_MN[:, inner:]
         a_MI = saved.a_MI
         again = call.down.input_buffer(len(h_MD), h_MD)[:, :inner] if a_MI is None else None
-        gated_activation.backward(da_MI, gate, up, self.activation, dgate=gate, dup=up, out=again, impl=self.impl)
+        gated_activation.backward(
+            da_MI, gate, up, self.activation, dgate=gate, dup=up, out=again, lora=lora, impl=self.impl
+        )
         a_MI = again if a_MI is None else a_MI
         assert a_MI is not None
         gradients_down = call.down.parameter_gradients(dy_MD, a_MI, saved.aa_MP, daa_MP)

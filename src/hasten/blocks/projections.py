@@ -88,11 +88,15 @@ class Operand:
         """``dx [M, K]`` (a view of a wider buffer, or None) and ``dxA [M, P]``."""
         if not need_dx:
             return None, dy_MN @ self.weight_NKP[:, self.width :]
-        wide_MKP = dy_MN @ self.weight_NKP
-        dx_MK, dxa_MP = wide_MKP[:, : self.width], wide_MKP[:, self.width :]
+        dx_MK, dxa_MP = self.parts_of_input_gradient(dy_MN)
         if self.A_PK is not None:
             dx_MK.addmm_(dxa_MP, self.A_PK)
         return dx_MK, dxa_MP
+
+    def parts_of_input_gradient(self, dy_MN: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """``dx' [M, K]`` and ``dxA [M, P]``, views of one buffer; ``dx = dx' + dxA A`` is left to the caller."""
+        wide_MKP = dy_MN @ self.weight_NKP
+        return wide_MKP[:, : self.width], wide_MKP[:, self.width :]
 
     def parameter_gradients(
         self, dy_MN: torch.Tensor, x_MK: torch.Tensor, xa_MP: torch.Tensor, dxa_MP: torch.Tensor
@@ -138,8 +142,8 @@ def product(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
 class ProjectionGroup:
     """Projections of one layer that read the same input.
 
-    What the modules are is looked at in every forward, cheaply: a tuple of what could have changed is compared with the
-    last one, and only a difference makes the rest anew.
+    What the modules are is looked at in every forward, by look-ups alone (`_Watch`); only a difference makes the rest
+    anew.
 
     Args:
         modules: `nn.Linear`, or PEFT's LoRA layer on one, in the order of their outputs.
@@ -149,7 +153,7 @@ class ProjectionGroup:
     modules: tuple[nn.Module, ...]
     writer: Any = None
     factors: tuple[Factors, ...] = ()
-    _seen: tuple[Any, ...] | None = field(default=None, repr=False)
+    _watches: tuple[_Watch, ...] = field(default=(), repr=False)
     _refused: str | None = None
     _operand: Operand | None = field(default=None, repr=False)
     _storage: torch.Tensor | None = field(default=None, repr=False)
@@ -165,15 +169,13 @@ class ProjectionGroup:
         """Why these projections cannot be one product, or None; notices what has changed."""
         if self.writer is not None and self.writer.looked:
             return self._refused
-        seen = tuple([_state(module) for module in self.modules])
-        if seen == self._seen:
-            return self._refused
-        self._operand = None
+        if self._watches and all([watch.unchanged() for watch in self._watches]):
+            return None
+        self._operand, self._watches = None, ()
         self._refused = self._why_not()
         if self._refused is None:
             self._join()
-            seen = tuple(_state(module) for module in self.modules)
-        self._seen = seen
+            self._watches = tuple(_Watch(module) for module in self.modules)
         return self._refused
 
     def read(self, dtype: torch.dtype) -> Operand:
@@ -207,17 +209,16 @@ class ProjectionGroup:
         """The operand with room for its factors, and no other adapter's values in it."""
         operand = self._operand
         assert operand is not None
-        identity = _identity(self.factors)
-        if identity != self._written and operand.A_PK is not None:
+        if self._written is not operand.factors and operand.A_PK is not None:
             with torch.no_grad():
                 operand.A_PK.zero_()
                 operand.weight_NKP[:, operand.width :] = 0
-            self._written = identity
+            self._written = operand.factors
         return operand
 
     def rewrite(self, operand: Operand) -> None:
         """Put back the factors that `operand` was read with, if others have been written since."""
-        if not operand.factors or _identity(operand.factors) == self._written or self._operand is None:
+        if not operand.factors or operand.factors is self._written or self._operand is None:
             return
         kept = self.factors, self._operand
         self.factors, self._operand = operand.factors, operand
@@ -230,7 +231,8 @@ class ProjectionGroup:
             weight = base_of(module).weight
             if self._storage is not None and _shares(weight, self._storage):
                 weight.data = weight.data.clone(memory_format=torch.contiguous_format)
-        self._storage = self._A = self._operand = self._seen = None
+        self._storage = self._A = self._operand = None
+        self._watches = ()
 
     def _why_not(self) -> str | None:
         found = [reason for module in self.modules if (reason := refusal_of(module))]
@@ -292,39 +294,61 @@ class ProjectionGroup:
         return storage
 
 
-def _state(module: nn.Module) -> tuple[Any, ...]:
-    """What a forward of this projection depends on beside values; compared in every forward, so made of look-ups."""
-    own = module.__dict__
-    base = own["_modules"].get("base_layer")
-    if base is None:
-        return _linear_state(module)
-    adapters = own["_modules"].get("lora_A")
-    parts: tuple[Any, ...] = ()
-    if adapters is not None:
-        others = own["_modules"]
-        for name, factor in adapters.__dict__["_modules"].items():
-            dropout = others["lora_dropout"].__dict__["_modules"].get(name)
-            weights = (factor, others["lora_B"].__dict__["_modules"][name])
-            parts += (name, own["scaling"].get(name), dropout is not None and dropout.training)
-            parts += tuple(id(part.__dict__["_parameters"].get("weight")) for part in weights)
-    return (
-        *_linear_state(base),
-        id(module.__class__),
-        own.get("_disable_adapters"),
-        str(own.get("_active_adapter")),
-        len(own.get("merged_adapters", ())),
-        bool(own["_forward_hooks"] or own["_forward_pre_hooks"] or own["_backward_hooks"] or "_hf_hook" in own),
-        parts,
-    )
+class _Watch:
+    """What a forward of one projection depends on beside values, as look-ups that are compared in every forward.
 
+    Args:
+        module: `nn.Linear`, or PEFT's LoRA layer on one.
+    """
 
-def _linear_state(base: nn.Module) -> tuple[Any, ...]:
-    own = base.__dict__
-    weight = own["_parameters"].get("weight")
-    hooked = bool(own["_forward_hooks"] or own["_forward_pre_hooks"] or own["_backward_hooks"] or "_hf_hook" in own)
-    if weight is None:
-        return (id(base.__class__), hooked)
-    return (id(base.__class__), hooked, id(weight), type(weight), weight.data_ptr(), weight.dtype, weight.device)
+    def __init__(self, module: nn.Module) -> None:
+        base = base_of(module)
+        self.entries: list[tuple[dict[str, Any], str, Any]] = []
+        self.empty: list[Any] = []
+        self.pointers: list[tuple[torch.Tensor, int]] = []
+        for part in {id(one): one for one in (module, base)}.values():
+            own = part.__dict__
+            self.empty += [own["_forward_hooks"], own["_forward_pre_hooks"], own["_backward_hooks"]]
+            self._remember(own, "_hf_hook")
+        self._weight(base)
+        self._remember(base.__dict__["_parameters"], "bias")
+        if base is module:
+            return
+        own = module.__dict__
+        for name in ("_disable_adapters", "_active_adapter"):
+            self._remember(own, name)
+        self._remember(own["_modules"], "base_layer")
+        self.empty.append(own["merged_adapters"])
+        for name in module.active_adapters:  # type: ignore[union-attr]
+            self._remember(own["scaling"], name)
+            for kind in ("lora_A", "lora_B", "lora_dropout"):
+                parts = own["_modules"][kind].__dict__["_modules"]
+                self._remember(parts, name)
+                if name in parts and kind != "lora_dropout":
+                    self._weight(parts[name])
+                elif name in parts:
+                    self._remember(parts[name].__dict__, "training")
+
+    def unchanged(self) -> bool:
+        """Whether everything is as it was."""
+        for holder, name, value in self.entries:
+            if holder.get(name) is not value:
+                return False
+        for hooks in self.empty:
+            if hooks:
+                return False
+        for tensor, pointer in self.pointers:
+            if tensor.data_ptr() != pointer:
+                return False
+        return True
+
+    def _remember(self, holder: dict[str, Any], name: str) -> None:
+        self.entries.append((holder, name, holder.get(name)))
+
+    def _weight(self, linear: nn.Module) -> None:
+        weight = linear.__dict__["_parameters"]["weight"]
+        self._remember(linear.__dict__["_parameters"], "weight")
+        self.pointers.append((weight, weight.data_ptr()))
 
 
 def base_of(module: nn.Module) -> nn.Linear:
@@ -380,10 +404,6 @@ def active_factors(module: Any) -> list[tuple[nn.Parameter, nn.Parameter, float]
 
 def _aligned(columns: int) -> int:
     return -(-columns // ALIGNED) * ALIGNED
-
-
-def _identity(factors: Sequence[Factors]) -> tuple[Any, ...]:
-    return tuple((id(part.A), id(part.B), part.scale, part.columns.start) for part in factors)
 
 
 def _shares(weight: torch.Tensor, storage: torch.Tensor) -> bool:

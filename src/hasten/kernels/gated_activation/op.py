@@ -81,6 +81,7 @@ def backward(
     dgate: torch.Tensor | None = None,
     dup: torch.Tensor | None = None,
     out: torch.Tensor | None = None,
+    lora: tuple[torch.Tensor, torch.Tensor] | None = None,
     impl: str = "auto",
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Without autograd, for blocks: ``dgate, dup``.
@@ -93,6 +94,7 @@ def backward(
         dgate: where its gradient goes; may be `gate` itself.
         dup: where its gradient goes; may be `up` itself.
         out: where the product is written again, if it is wanted.
+        lora: ``[M, P]`` and ``[P, N]`` whose product is still to be added to `da`: an adapter's part of the gradient.
         impl: see `gated_activation`.
     """
     if choose(impl, gate) == "triton":
@@ -102,7 +104,9 @@ def backward(
             torch.empty(gate.shape, dtype=gate.dtype, device=gate.device) if target is None else target
             for target in (dgate, dup)
         ]
-        return kernels.backward(da, gate, up, kind, targets[0], targets[1], out)
+        return kernels.backward(da, gate, up, kind, targets[0], targets[1], out, lora)
+    if lora is not None:
+        da = torch.addmm(da, *lora)
     own_dgate, own_dup, product = reference.backward(da, gate, up, kind)
     if out is not None:
         out.copy_(product)

@@ -1,4 +1,8 @@
-"""Triton kernels of gated_activation. M rows, N columns; a program takes one block of columns of one row."""
+"""Triton kernels of gated_activation. M rows, N columns, P columns of an adapter.
+
+A program takes one block of columns of one row; where an adapter's part of the gradient is still to be added, which is a
+small matrix product, it takes a tile of rows and columns.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +17,16 @@ def pick_blocks(columns: int) -> tuple[int, int]:
     """Block of columns, warps: 8 values a thread, which is a 16-byte access of 16-bit values."""
     block = min(max(triton.next_power_of_2(columns), 16), 1024)
     return block, max(1, min(4, block // 256))
+
+
+def pick_tile(rows: int) -> tuple[int, int]:
+    """Rows and columns of a tile: the adapter's columns are read once per tile, so tiles are as large as registers allow."""
+    return (16 if rows <= 16 else 32 if rows <= 32 else 64), 128
+
+
+def fits(columns: int) -> bool:
+    """Whether an adapter's columns are what a tile's product takes: a power of two that fits beside the tile."""
+    return columns in (16, 32, 64, 128)
 
 
 @triton.jit
@@ -70,6 +84,33 @@ def gated_activation_bwd_kernel(
         tl.store(a_ptr + row * a_m + column, (value * u).to(a_ptr.dtype.element_ty), mask=mask)
 
 
+@triton.jit
+def gated_activation_bwd_lora_kernel(
+    da_ptr, xa_ptr, A_ptr, g_ptr, u_ptr, dg_ptr, du_ptr, a_ptr, M, N, da_m, xa_m, A_p, g_m, u_m, dg_m, du_m, a_m,
+    KIND: tl.constexpr, PRODUCT: tl.constexpr, P: tl.constexpr, WIDE: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+):  # fmt: skip
+    row = (tl.program_id(1) * BLOCK_M + tl.arange(0, BLOCK_M)).to(tl.int64)
+    column = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
+    inner = tl.arange(0, P)
+    in_rows, in_columns = row < M, column < N
+    mask = in_rows[:, None] & in_columns[None, :]
+    xa = tl.load(xa_ptr + row[:, None] * xa_m + inner[None, :], mask=in_rows[:, None], other=0.0)
+    A = tl.load(A_ptr + inner[:, None].to(tl.int64) * A_p + column[None, :], mask=in_columns[None, :], other=0.0)
+    if WIDE:
+        xa, A = xa.to(tl.float32), A.to(tl.float32)
+    da = tl.load(da_ptr + row[:, None] * da_m + column[None, :], mask=mask, other=0.0).to(tl.float32)
+    da += tl.dot(xa, A, input_precision="ieee")
+    g = tl.load(g_ptr + row[:, None] * g_m + column[None, :], mask=mask, other=0.0).to(tl.float32)
+    u = tl.load(u_ptr + row[:, None] * u_m + column[None, :], mask=mask, other=0.0).to(tl.float32)
+    value = _value(g, KIND)
+    dg = da * u * _slope(g, KIND)
+    tl.store(dg_ptr + row[:, None] * dg_m + column[None, :], dg.to(dg_ptr.dtype.element_ty), mask=mask)
+    tl.store(du_ptr + row[:, None] * du_m + column[None, :], (da * value).to(du_ptr.dtype.element_ty), mask=mask)
+    if PRODUCT:
+        tl.store(a_ptr + row[:, None] * a_m + column[None, :], (value * u).to(a_ptr.dtype.element_ty), mask=mask)
+
+
 def forward(gate: torch.Tensor, up: torch.Tensor, kind: str, out: torch.Tensor) -> torch.Tensor:
     """Writes ``f(g) u`` to `out`."""
     rows, columns = gate.shape
@@ -90,9 +131,24 @@ def backward(
     dgate: torch.Tensor,
     dup: torch.Tensor,
     out: torch.Tensor | None,
+    lora: tuple[torch.Tensor, torch.Tensor] | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Writes ``dg``, ``du`` and, where `out` is given, the product."""
+    """Writes ``dg``, ``du`` and, where `out` is given, the product; `lora` as in `op.backward`."""
     rows, columns = gate.shape
+    if lora is not None and fits(lora[1].shape[0]) and rows * columns:
+        xa_MP, A_PN = lora
+        block_m, block_n = pick_tile(rows)
+        grid = (triton.cdiv(columns, block_n), triton.cdiv(rows, block_m))
+        gated_activation_bwd_lora_kernel[grid](
+            da, xa_MP, A_PN, gate, up, dgate, dup, out, rows, columns,
+            da.stride(0), xa_MP.stride(0), A_PN.stride(0), gate.stride(0), up.stride(0), dgate.stride(0), dup.stride(0),
+            0 if out is None else out.stride(0),
+            KIND=KINDS[kind], PRODUCT=out is not None, P=A_PN.shape[0],
+            WIDE=gate.dtype == torch.float32 or not gate.is_cuda, BLOCK_M=block_m, BLOCK_N=block_n, num_warps=8,
+        )  # fmt: skip
+        return dgate, dup
+    if lora is not None:
+        da = torch.addmm(da, *lora)
     if rows * columns:
         block, warps = pick_blocks(columns)
         gated_activation_bwd_kernel[(rows, triton.cdiv(columns, block))](
