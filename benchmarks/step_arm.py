@@ -124,7 +124,7 @@ def measure(spec: dict[str, Any]) -> dict[str, Any]:
     step = make_step(spec, model, batch)
     learnt = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(learnt, lr=1e-4, fused=device == "cuda", weight_decay=0.0)
-    losses, times, norm, first = [], [], None, None
+    losses, times, asked, norm, first = [], [], [], None, None
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
     for number in range(spec["warmup"] + spec["steps"]):
@@ -135,6 +135,7 @@ def measure(spec: dict[str, Any]) -> dict[str, Any]:
             norm = float(torch.nn.utils.get_total_norm([parameter.grad for parameter in learnt]))
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
+        asked.append(time.perf_counter() - begun)
         _wait(device)
         if number == 0:
             first = time.perf_counter() - started
@@ -150,6 +151,7 @@ def measure(spec: dict[str, Any]) -> dict[str, Any]:
         "step_ms_p50": 1e3 * median,
         "step_ms_p20": 1e3 * steady[len(steady) // 5],
         "step_ms_p80": 1e3 * steady[-1 - len(steady) // 5],
+        "cpu_ms_p50": 1e3 * statistics.median(asked[spec["warmup"] :]),
         "first_step_s": first,
         "loss_first": float(losses[0]),
         "loss_last": float(losses[-1]),
