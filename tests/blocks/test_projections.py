@@ -193,3 +193,41 @@ def test_products_of_16_bit_values_are_summed_in_float32(dtype):
     found = product(left, right)
     assert found.dtype == torch.float32
     torch.testing.assert_close(found.double(), left.double() @ right.double(), rtol=1e-5, atol=1e-4)
+
+
+def test_one_table_for_all_groups_is_made_anew_when_something_changes(monkeypatch):
+    from hasten.blocks import factors
+
+    monkeypatch.setattr(factors, "choose", lambda impl, like: "triton")  # the table itself runs as plain torch here
+    model = adapted(r=5)
+    group = group_of(model)
+    group.writer = factors.FactorWriter([group])
+    runs = []
+
+    def forward():
+        table = group.writer._table
+        with group.writer.forward():
+            runs.append(table)
+            require_equal(model, group)
+            return id(group.in_use) in group.writer._written
+
+    assert not forward()  # nothing to run yet: the group copies its own
+    assert forward() and forward()
+    assert runs[1] is runs[2] is not None
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora" in name:
+                parameter += 0.5
+    assert forward()
+    model.add_adapter("small", LoraConfig(r=2, lora_alpha=3, target_modules=["b"], init_lora_weights=False))
+    model.set_adapter("small")
+    assert not forward()
+    assert forward()
+    model.set_adapter("default")
+    model.get_base_model().a.base_layer.weight.data = torch.randn(6, 10)
+    assert not forward()
+    old = group.in_use
+    model.set_adapter("small")
+    assert not forward()
+    group.rewrite(old)  # a late backward leaves wider columns behind
+    forward()

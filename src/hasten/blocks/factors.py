@@ -5,7 +5,9 @@ widened weights (`hasten.blocks.projections`). One copy per factor would be 450 
 forward. So on a GPU one kernel copies all of them, from a table of addresses; where it cannot (a CPU, factors of several
 dtypes), each group copies its own.
 
-The first layer that runs in a forward of the model writes for all of them: factors do not change within a forward.
+The copy comes first in a forward of the model, before anything is looked at, so that the device has work while the
+processor looks. A group that has changed since (another adapter, other weights) finds that its operand was not among the
+copied ones and copies its own; the next forward has a new table.
 """
 
 from __future__ import annotations
@@ -32,53 +34,42 @@ class FactorWriter:
 
     groups: list[ProjectionGroup] = field(default_factory=list)
     impl: str = "auto"
-    _within: bool = False
-    _done: bool | None = None
-    """Whether all are written in this forward; None: nobody has asked yet."""
-    _key: list[int] = field(default_factory=list)
-    _kept: list[Any] = field(default_factory=list)
+    _written: dict[int, Any] = field(default_factory=dict)
+    """Operands whose factors are in place in this forward, by id; empty outside one."""
     _table: Any = None
-
-    @property
-    def looked(self) -> bool:
-        """Whether every group has noticed its changes in this forward."""
-        return self._done is not None
+    _operands: dict[int, Any] = field(default_factory=dict)
+    """Operands of the table; it keeps their memory alive, so running it is safe even when one of them is out of use."""
 
     @contextmanager
     def forward(self) -> Iterator[None]:
         """One forward of the model: what is written in it stays valid until its end."""
-        if self._within:  # a forward inside a forward
+        if self._written:  # a forward inside a forward
             yield
             return
-        self._within, self._done = True, None
+        if self._table is not None and any(group.factors for group in self.groups):
+            self._table.run()
+            self._written = self._operands
         try:
             yield
         finally:
-            self._within, self._done = False, None
+            self._written = {}
+            self._renew()
 
-    def wrote(self, group: ProjectionGroup) -> bool:
-        """Whether the group's factors are in place; writes those of all groups on the first question."""
-        if not self._within:
-            return False
-        if self._done is None:
-            self._done = self._write([one for one in self.groups if one.refusal() is None and one.factors])
-        return self._done
+    def wrote(self, operand: Any) -> bool:
+        """Whether the operand's factors are in place."""
+        return id(operand) in self._written
 
-    def _write(self, groups: Sequence[ProjectionGroup]) -> bool:
-        first = groups[0].factors[0].A
-        if choose(self.impl, first) != "triton":
-            return False
-        from hasten.kernels.scaled_copies import scaled_copies
+    def _renew(self) -> None:
+        """After a forward in which a group had to write for itself: a table of what is in use now."""
+        operands = {id(one): one for group in self.groups if (one := group.in_use) is not None and one.factors}
+        if operands.keys() == self._operands.keys() or not operands:
+            return
+        self._operands, self._table = operands, None
+        first = next(iter(operands.values())).factors[0].A
+        if choose(self.impl, first) == "triton":
+            from hasten.kernels.scaled_copies import scaled_copies
 
-        operands = [group.prepared() for group in groups]
-        key = [id(operand) for operand in operands]  # a group whose addresses change has a new operand
-        if key != self._key:
-            self._key, self._kept = key, operands
-            self._table = scaled_copies.table(list(_copies(operands)))
-        if self._table is None:
-            return False
-        self._table.run()
-        return True
+            self._table = scaled_copies.table(list(_copies(list(operands.values()))))
 
 
 def _copies(operands: Sequence[Any]) -> Iterator[tuple[torch.Tensor, torch.Tensor, float]]:

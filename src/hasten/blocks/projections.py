@@ -167,8 +167,6 @@ class ProjectionGroup:
 
     def refusal(self) -> str | None:
         """Why these projections cannot be one product, or None; notices what has changed."""
-        if self.writer is not None and self.writer.looked:
-            return self._refused
         if self._watches and all([watch.unchanged() for watch in self._watches]):
             return None
         self._operand, self._watches = None, ()
@@ -178,6 +176,11 @@ class ProjectionGroup:
             self._watches = tuple(_Watch(module) for module in self.modules)
         return self._refused
 
+    @property
+    def in_use(self) -> Operand | None:
+        """The operand of the last forward."""
+        return self._operand
+
     def read(self, dtype: torch.dtype) -> Operand:
         """The group as it is now: weights, and the factors of the active adapters.
 
@@ -186,7 +189,8 @@ class ProjectionGroup:
         """
         operand = self._operand
         assert operand is not None, "read() comes after refusal()"
-        if self.factors and not (self.writer is not None and self.writer.wrote(self)):
+        clean = self._written is operand.factors  # no other adapter's values between ours
+        if self.factors and not (clean and self.writer is not None and self.writer.wrote(operand)):
             self.write()
         if dtype != operand.weight_NKP.dtype:
             A_PK = operand.A_PK  # noqa: N806

@@ -19,9 +19,9 @@ def pick_blocks(columns: int) -> tuple[int, int]:
     return block, max(1, min(4, block // 256))
 
 
-def pick_tile(rows: int) -> tuple[int, int]:
-    """Rows and columns of a tile: the adapter's columns are read once per tile, so tiles are as large as registers allow."""
-    return (16 if rows <= 16 else 32 if rows <= 32 else 64), 128
+def pick_tile(rows: int) -> tuple[int, int, int]:
+    """Rows and columns of a tile, warps."""
+    return (16 if rows <= 16 else 32), 64, 4
 
 
 def fits(columns: int) -> bool:
@@ -137,14 +137,14 @@ def backward(
     rows, columns = gate.shape
     if lora is not None and fits(lora[1].shape[0]) and rows * columns:
         xa_MP, A_PN = lora
-        block_m, block_n = pick_tile(rows)
+        block_m, block_n, warps = pick_tile(rows)
         grid = (triton.cdiv(columns, block_n), triton.cdiv(rows, block_m))
         gated_activation_bwd_lora_kernel[grid](
             da, xa_MP, A_PN, gate, up, dgate, dup, out, rows, columns,
             da.stride(0), xa_MP.stride(0), A_PN.stride(0), gate.stride(0), up.stride(0), dgate.stride(0), dup.stride(0),
             0 if out is None else out.stride(0),
             KIND=KINDS[kind], PRODUCT=out is not None, P=A_PN.shape[0],
-            WIDE=gate.dtype == torch.float32 or not gate.is_cuda, BLOCK_M=block_m, BLOCK_N=block_n, num_warps=8,
+            WIDE=gate.dtype == torch.float32 or not gate.is_cuda, BLOCK_M=block_m, BLOCK_N=block_n, num_warps=warps,
         )  # fmt: skip
         return dgate, dup
     if lora is not None:
