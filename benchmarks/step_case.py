@@ -42,16 +42,11 @@ def run_arms(arms: list[str], base: dict[str, Any]) -> dict[str, Any]:
 
 def table(arms: dict[str, Any]) -> None:
     """One line per arm."""
-    print(
-        f"{'arm':22s} {'tok/s':>8s} {'ms':>8s} {'peak GB':>8s} {'first s':>8s} {'loss':>9s} {'norm':>9s}",
-        file=sys.stderr,
-    )
+    columns = ("real_tok_s", "step_ms_p50", "running_tok_s", "cpu_ms_p50", "peak_allocated_gb", "first_step_s")
+    print(f"{'arm':20s}" + "".join(f"{name:>18s}" for name in (*columns, "loss_first", "grad_norm")), file=sys.stderr)
     for arm, r in arms.items():
-        print(
-            f"{arm:22s} {r['real_tok_s']:8.0f} {r['step_ms_p50']:8.1f} {r.get('peak_allocated_gb', 0):8.1f} "
-            f"{r['first_step_s']:8.1f} {r['loss_first']:9.4f} {r['grad_norm']:9.4f}",
-            file=sys.stderr,
-        )
+        figures = "".join(f"{r.get(name, 0):18.1f}" for name in columns)
+        print(f"{arm:20s}{figures}{r['loss_first']:18.4f}{r['grad_norm']:18.4f}", file=sys.stderr)
         traced = r.get("profile")
         if traced:
             words = ("busy_ms", "idle_ms", "span_ms", "launches")

@@ -8,6 +8,11 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 import shutil  # noqa: E402
 
 import pytest  # noqa: E402
+import torch  # noqa: E402
+
+if not torch.cuda.is_available():
+    # Kernels run in Triton's interpreter, which is chosen when Triton is first imported: before any test's imports.
+    os.environ["TRITON_INTERPRET"] = "1"
 
 from support import tiny  # noqa: E402
 
@@ -56,7 +61,6 @@ def pytest_collection_modifyitems(items):
     """Tests marked `gpu` are skipped where there is no CUDA device."""
     on_gpu = [item for item in items if item.get_closest_marker("gpu")]
     if on_gpu:
-        import torch
 
         if not torch.cuda.is_available():
             for item in on_gpu:

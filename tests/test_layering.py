@@ -29,6 +29,14 @@ FROM_DOOR = {"__version__"}
 # Modules without a test file of their own name: the file that tests them as part of something larger.
 TESTED_BY = {
     "__init__.py": "test_import_purity.py",
+    "blocks/attention.py": "families/test_parity.py",
+    "blocks/attention_half.py": "families/test_parity.py",
+    "blocks/factors.py": "blocks/test_projections.py",
+    "blocks/head.py": "families/test_parity.py",
+    "blocks/layer.py": "blocks/test_apply.py",
+    "blocks/mlp_half.py": "families/test_parity.py",
+    "blocks/norms.py": "families/test_parity.py",
+    "blocks/offload.py": "blocks/test_apply.py",
     "cli/chat.py": "cli/test_train_command.py",
     "cli/data.py": "cli/test_data_command.py",
     "cli/demo.py": "cli/test_demo_command.py",
@@ -42,6 +50,7 @@ TESTED_BY = {
     "compat/__init__.py": "compat/test_namespace.py",
     "compat/binding.py": "compat/test_signatures.py",
     "compat/dtypes.py": "compat/test_loaders.py",
+    "compat/fast.py": "compat/test_adapters.py",
     "compat/later.py": "compat/test_saving.py",
     "compat/markers.py": "compat/test_responses.py",
     "compat/merged.py": "compat/test_saving.py",
@@ -53,6 +62,7 @@ TESTED_BY = {
     "compat/small.py": "compat/test_namespace.py",
     "compat/stand_ins.py": "compat/test_script.py",
     "compat/target_choice.py": "compat/test_adapters.py",
+    "kernels/choice.py": "kernels/test_rms_norm.py",
     "lora/checkpointing.py": "lora/test_attach.py",
     "training/record.py": "training/test_job.py",
     "training/rows.py": "cli/test_data_command.py",
@@ -145,6 +155,8 @@ def has_code(path: Path) -> bool:
 
 def twin_of(path: Path) -> Path:
     relative = path.relative_to(SRC)
+    if len(relative.parts) == 3 and relative.parts[0] == "kernels":  # a kernel's folder is tested as one
+        return TESTS / "kernels" / f"test_{relative.parts[1]}.py"
     return TESTS / relative.with_name(f"test_{relative.name}")
 
 

@@ -108,7 +108,7 @@ def make_plan(hardware: Hardware, family: Family, model_type: str, request: Requ
         decisions.append(Decision(part="frozen weights", choice="NF4", why="4-bit storage was asked for"))
     layout = _choose_layout(family, model_type, request, decisions)
     if request.deterministic and hardware.is_cuda:
-        why = "asked for; attention goes one document at a time, whose backward is ordered"
+        why = "asked for; attention's backward adds in one order"
         decisions.append(Decision(part="arithmetic", choice="deterministic", why=why))
     why = (
         "fast layers keep what memory allows, other modules everything"

@@ -7,7 +7,7 @@ import torch
 from transformers import CONFIG_MAPPING, DynamicCache, MistralConfig
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from hasten.blocks.packed_attention import NAME, packed_attention, packed_attention_forward
+from hasten.blocks.packed_attention import NAME, ordered_backward, packed_attention, packed_attention_forward
 from hasten.data.packing import PackedCollator
 from hasten.errors import CapabilityError
 from hasten.families.base import family_of
@@ -322,3 +322,18 @@ def test_dropout_drops():
     torch.manual_seed(0)
     dropped = attend(query, key, value, dropout=0.5)
     assert not torch.allclose(dropped, attend(query, key, value))
+
+
+@pytest.mark.parametrize("warn_only", [True, False])
+def test_an_ordered_backward_is_strict_and_leaves_the_switch_as_it_was(warn_only):
+    with ordered_backward():
+        assert not torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True, warn_only=warn_only)
+    try:
+        with pytest.raises(KeyError), ordered_backward():
+            assert not torch.is_deterministic_algorithms_warn_only_enabled()
+            raise KeyError
+        assert torch.are_deterministic_algorithms_enabled()
+        assert torch.is_deterministic_algorithms_warn_only_enabled() == warn_only
+    finally:
+        torch.use_deterministic_algorithms(False)

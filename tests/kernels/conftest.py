@@ -1,12 +1,7 @@
 """Kernels run on the CUDA device where there is one, and in Triton's interpreter elsewhere."""
 
-import os
-
 import pytest
 import torch
-
-if not torch.cuda.is_available():
-    os.environ["TRITON_INTERPRET"] = "1"  # read when a kernel is decorated, which hasten does on its first use
 
 
 @pytest.fixture

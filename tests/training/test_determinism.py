@@ -20,10 +20,12 @@ def test_torchs_setting_is_as_before_afterwards(before):
             assert torch.are_deterministic_algorithms_enabled()
             assert torch.is_deterministic_algorithms_warn_only_enabled()
             assert not any(enabled() for enabled in switches)
+            assert not torch.utils.deterministic.fill_uninitialized_memory
             raise KeyError
         assert [enabled() for enabled in switches] == kernels
         assert torch.are_deterministic_algorithms_enabled() == before
         assert not torch.is_deterministic_algorithms_warn_only_enabled()
+        assert torch.utils.deterministic.fill_uninitialized_memory
         with deterministic(False):
             assert torch.are_deterministic_algorithms_enabled() == before
     finally:

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch.nn import functional as F  # noqa: N812
 
-from hasten.blocks.packed_attention import packed_attention_forward
+from hasten.blocks.packed_attention import ordered_backward, packed_attention_forward
 
 _PREFERRED_FROM = (9, 0)
 _LENGTHS = 128
@@ -45,10 +45,15 @@ class Attended:
 
     output_BTHD: torch.Tensor
     inputs: tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+    ordered: bool = False
+    """Whether the backward is flash attention's over packed rows, which can be ordered."""
 
     def backward(self, doutput_BTHD: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Gradients of queries, keys and values, each ``[B, T, heads, D]``."""
-        return torch.autograd.grad(self.output_BTHD, self.inputs, doutput_BTHD)
+        if not self.ordered:
+            return torch.autograd.grad(self.output_BTHD, self.inputs, doutput_BTHD)
+        with ordered_backward():
+            return torch.autograd.grad(self.output_BTHD, self.inputs, doutput_BTHD)
 
 
 def attend(
@@ -63,6 +68,7 @@ def attend(
         view: who sees whom.
         learn: keep what the backward needs.
     """
+    ordered = view.cu_seq_lens is not None and query_BTHD.is_cuda and torch.are_deterministic_algorithms_enabled()
     inputs = tuple(part.detach().requires_grad_(learn) for part in (query_BTHD, key_BTKD, value_BTKD))
     with torch.set_grad_enabled(learn):
         query, key, value = (part.transpose(1, 2) for part in inputs)
@@ -78,10 +84,11 @@ def attend(
                 sliding_window=view.window,
                 cu_seq_lens_q=view.cu_seq_lens,
                 max_length_q=view.longest,
+                ordered=ordered,
             )
         else:
             output = _dense(query, key, value, view).transpose(1, 2)
-    return Attended(output, inputs)
+    return Attended(output, inputs, ordered)
 
 
 _NO_MODULE: Any = None

@@ -2,12 +2,12 @@
 
 A and B are trained in their own dtype (float32, mostly) and live where PEFT put them; the products read them inside the
 widened weights (`hasten.blocks.projections`). One copy per factor would be 450 launches for an 8B model, in every
-forward. So on a GPU one kernel copies all of them, from a table of addresses; where it cannot (a CPU, factors of several
-dtypes), each group copies its own.
+forward. So on a GPU one kernel copies all of them, from a table of addresses; where it cannot (a CPU, factors of
+several dtypes), each group copies its own.
 
 The copy comes first in a forward of the model, before anything is looked at, so that the device has work while the
-processor looks. A group that has changed since (another adapter, other weights) finds that its operand was not among the
-copied ones and copies its own; the next forward has a new table.
+processor looks. A group that has changed since (another adapter, other weights) finds that its operand was not among
+the copied ones and copies its own; the next forward has a new table.
 """
 
 from __future__ import annotations

@@ -61,6 +61,7 @@ def packed_attention_forward(
     sliding_window: int | None = None,
     cu_seq_lens_q: torch.Tensor | None = None,
     max_length_q: int | None = None,
+    ordered: bool = False,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
     """Causal attention within each document; transformers' attention signature.
@@ -76,6 +77,7 @@ def packed_attention_forward(
         sliding_window: how many positions back a query sees, itself included; None is all.
         cu_seq_lens_q: int32 ``[documents + 1]``, starts of the documents and the end of the row.
         max_length_q: the longest document; None finds it out.
+        ordered: the caller runs the backward inside `ordered_backward`, so the fast kernel repeats itself.
         **kwargs: what a family adds; `softcap` is refused.
 
     Returns:
@@ -96,7 +98,7 @@ def packed_attention_forward(
         )
     if max_length_q is not None and sliding_window is not None and sliding_window >= max_length_q:
         sliding_window = None  # no document is long enough to notice
-    if _varlen_fits(query_BHTD, value_BKTD, sliding_window, dropout):
+    if _varlen_fits(query_BHTD, value_BKTD, sliding_window, dropout, ordered):
         out_THD = _varlen(query_BHTD, key_BKTD, value_BKTD, scaling, cu_seq_lens_q, max_length_q)
         return out_THD.unsqueeze(0), None
     lengths = cu_seq_lens_q.diff().tolist()
@@ -122,6 +124,24 @@ def packed_attention_forward(
     return torch.cat(outputs, dim=2).transpose(1, 2), None
 
 
+@contextmanager
+def ordered_backward() -> Iterator[None]:
+    """Where repeatable arithmetic is asked for, let flash attention's backward add in one order inside the block.
+
+    torch orders it only in strict mode, and strict mode refuses cuBLAS without an environment variable. So it is strict
+    for this one backward, in which no cuBLAS product takes part.
+    """
+    lenient = torch.are_deterministic_algorithms_enabled() and torch.is_deterministic_algorithms_warn_only_enabled()
+    if not lenient:
+        yield
+        return
+    torch.use_deterministic_algorithms(True, warn_only=False)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(True, warn_only=True)
+
+
 def _window_cuts(query_BHTD: torch.Tensor, window: int | None) -> bool:
     return window is not None and query_BHTD.shape[2] > window
 
@@ -134,13 +154,15 @@ def _window_mask(query_BHTD: torch.Tensor, window: int | None) -> torch.Tensor |
     return (back >= 0) & (back < window)
 
 
-def _varlen_fits(query_BHTD: torch.Tensor, value_BKTD: torch.Tensor, window: int | None, dropout: float) -> bool:
+def _varlen_fits(
+    query_BHTD: torch.Tensor, value_BKTD: torch.Tensor, window: int | None, dropout: float, ordered: bool
+) -> bool:
     """torch's variable-length kernel: CUDA, 16 bit and one type for all three, no window, no dropout.
 
-    Not where repeatable arithmetic is asked for: its backward adds in any order (seen with torch 2.11 on an H100;
-    docs/LOG.md).
+    Where repeatable arithmetic is asked for, only if the backward will be ordered: by itself it adds in any order (seen
+    with torch 2.11 on an H100; docs/LOG.md).
     """
-    if torch.are_deterministic_algorithms_enabled():
+    if torch.are_deterministic_algorithms_enabled() and not ordered:
         return False
     sixteen_bit = query_BHTD.dtype in (torch.bfloat16, torch.float16) and query_BHTD.dtype == value_BKTD.dtype
     head_fits = query_BHTD.shape[3] % 8 == 0 and query_BHTD.shape[3] <= 256
@@ -166,9 +188,11 @@ def _varlen(
     from torch.nn.attention.varlen import varlen_attn
 
     groups = query_BHTD.shape[1] // key_BKTD.shape[1]
-    query_THD, key_THD, value_THD = (
-        part.squeeze(0).transpose(0, 1).contiguous()
-        for part in (query_BHTD, key_BKTD.repeat_interleave(groups, 1), value_BKTD.repeat_interleave(groups, 1))
+    query_THD, key_TKD, value_TKD = (part.squeeze(0).transpose(0, 1) for part in (query_BHTD, key_BKTD, value_BKTD))
+    # The kernel shares key heads too, but its backward is faster with one per query head (docs/LOG.md).
+    key_THD, value_THD = (
+        part.unsqueeze(2).expand(-1, -1, groups, -1).reshape(query_THD.shape[0], -1, part.shape[-1])
+        for part in (key_TKD, value_TKD)
     )
     longest = longest if longest is not None else int(cu_seq_lens.diff().max())
     starts = cu_seq_lens.to(torch.int32)

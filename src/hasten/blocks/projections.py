@@ -110,8 +110,12 @@ class Operand:
             dxa_MP: its gradient, from `input_gradient`.
         """
         gradients: list[torch.Tensor | None] = []
-        for weight, rows in zip(self.weights, self.rows, strict=True):
-            gradients.append((dy_MN[:, rows].t() @ x_MK).to(weight.dtype) if weight.requires_grad else None)
+        if all(weight.requires_grad for weight in self.weights):
+            dW_NK = dy_MN.t() @ x_MK  # one product, whose rows are the gradients  # noqa: N806
+            gradients += [dW_NK[rows].to(weight.dtype) for weight, rows in zip(self.weights, self.rows, strict=True)]
+        else:
+            for weight, rows in zip(self.weights, self.rows, strict=True):
+                gradients.append((dy_MN[:, rows].t() @ x_MK).to(weight.dtype) if weight.requires_grad else None)
         for bias, rows in zip(self.biases, self.rows, strict=True):
             if bias is not None:
                 wide = torch.promote_types(dy_MN.dtype, torch.float32)

@@ -3,6 +3,7 @@
 For CUDA: on a CPU everything hasten uses is repeatable anyway. The backward of the fused attention kernels adds its
 parts in the order in which they arrive. Their ordered variants exist only where torch makes every warning an error,
 which in turn demands an environment variable for cuBLAS; so the fused kernels are switched off and plain products used.
+Fast layers run that one backward in strict mode themselves (`hasten.blocks.packed_attention.ordered_backward`).
 """
 
 from __future__ import annotations
@@ -32,7 +33,10 @@ def deterministic(wanted: bool) -> Iterator[None]:
         return
     algorithms = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     kernels = {switch: enabled() for switch, enabled in _FUSED_ATTENTION.items()}
+    filled = torch.utils.deterministic.fill_uninitialized_memory
     torch.use_deterministic_algorithms(True, warn_only=True)
+    # Filling fresh memory finds reads of what nobody wrote; it costs a launch per tensor and orders nothing.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     for switch in kernels:
         switch(False)
     try:
@@ -42,5 +46,6 @@ def deterministic(wanted: bool) -> Iterator[None]:
             yield
     finally:
         torch.use_deterministic_algorithms(algorithms[0], warn_only=algorithms[1])
+        torch.utils.deterministic.fill_uninitialized_memory = filled  # type: ignore[attr-defined]
         for switch, enabled in kernels.items():
             switch(enabled)

@@ -1,7 +1,7 @@
 """Triton kernels of gated_activation. M rows, N columns, P columns of an adapter.
 
-A program takes one block of columns of one row; where an adapter's part of the gradient is still to be added, which is a
-small matrix product, it takes a tile of rows and columns.
+A program takes one block of columns of one row; where an adapter's part of the gradient is still to be added, which is
+a small matrix product, it takes a tile of rows and columns.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def pick_blocks(columns: int) -> tuple[int, int]:
 
 
 def pick_tile(rows: int) -> tuple[int, int, int]:
-    """Rows and columns of a tile, warps."""
+    """Rows and columns of a tile, warps: the fastest of fourteen on an H100 (docs/LOG.md)."""
     return (16 if rows <= 16 else 32), 64, 4
 
 

@@ -1,0 +1,117 @@
+"""On a CUDA device: fast layers in 16 bit are right, packed and padded, with every policy, and repeat themselves."""
+
+import copy
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from transformers import LlamaConfig
+
+from hasten.blocks.apply import apply, refused_in_training, set_policies
+from hasten.blocks.packed_attention import packed_attention
+from hasten.data.packing import PackedCollator
+from hasten.policies import POLICIES
+from hasten.training.determinism import deterministic
+from support import tiny
+
+pytestmark = pytest.mark.gpu
+LENGTHS = (130, 1, 77, 304)
+SIZES = {
+    "vocab_size": 1031,
+    "hidden_size": 256,
+    "intermediate_size": 720,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 1024,
+}
+
+
+def model_of(dtype):
+    torch.manual_seed(0)
+    model = get_peft_model(
+        tiny.of_config(LlamaConfig(**SIZES)).to("cuda", dtype),
+        LoraConfig(task_type="CAUSAL_LM", r=6, target_modules="all-linear", init_lora_weights=False),
+    )
+    return model.train()
+
+
+def packed(model):
+    generator = torch.Generator().manual_seed(1)
+    rows = [
+        {"input_ids": ids, "labels": ids}
+        for ids in (torch.randint(3, 1000, (length,), generator=generator).tolist() for length in LENGTHS)
+    ]
+    batch = {
+        name: value.cuda() if isinstance(value, torch.Tensor) else value
+        for name, value in PackedCollator()(rows).items()
+    }
+    labels = batch.pop("labels")
+    del batch["counts"]
+    model.zero_grad()
+    with packed_attention(model):
+        out = model(**batch, hasten_targets=labels[0, batch["logits_to_keep"] + 1])
+        out.loss.backward()
+    return gradients(model)
+
+
+def dense(model, length=256):
+    ids = torch.randint(3, 1000, (2, length), generator=torch.Generator().manual_seed(2)).cuda()
+    model.zero_grad()
+    model(input_ids=ids, labels=ids, use_cache=False).loss.backward()
+    return gradients(model)
+
+
+def gradients(model):
+    return torch.cat([parameter.grad.double().flatten() for parameter in model.parameters() if parameter.requires_grad])
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("length", [256, 100])
+def test_16_bit_gradients_are_as_good_as_transformers(dtype, length):
+    plain = model_of(dtype)
+    fast, truth = copy.deepcopy(plain), copy.deepcopy(plain).double()
+    assert apply(fast).complete
+    results = [dense(model, length) for model in (truth, fast, plain)]
+    own, theirs = ((result - results[0]).norm() for result in results[1:])
+    assert 0 < own <= 1.2 * theirs
+    assert refused_in_training(fast) == set()
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_policies_and_packing_agree(policy):
+    model = model_of(torch.bfloat16)
+    apply(model)
+    kept = packed(model)
+    set_policies(model, [policy] * 3)
+    again = packed(model)
+    # Same kernels, same values; attention's backward adds in any order, which is all that may differ.
+    assert (again - kept).norm() <= 2.0**-8 * kept.norm()
+    exact = copy.deepcopy(model).float()
+    apply(exact)
+    assert (kept - packed(exact)).norm() <= 2.0**-5 * kept.norm()
+    assert refused_in_training(model) == set()
+
+
+def test_deterministic_steps_repeat_bit_by_bit():
+    model = model_of(torch.bfloat16)
+    apply(model)
+    with deterministic(True):
+        runs = [packed(model) for _ in range(6)]
+    assert all(torch.equal(run, runs[0]) for run in runs)
+
+
+def test_factors_of_all_adapters_go_in_one_launch():
+    model = model_of(torch.bfloat16)
+    apply(model)
+    writer = model.get_base_model().hasten_factors
+    first = dense(model)
+    assert len(writer._operands) == 3 * 4
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora" in name:
+                parameter *= 1.5
+    changed = dense(model)
+    assert not torch.equal(first, changed)
+    writer._table, writer._operands = None, {}
+    assert torch.equal(dense(model), changed)
