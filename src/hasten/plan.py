@@ -153,7 +153,8 @@ def choose_activations(
     """
     if plan.checkpointing:
         why = "checkpointing: on; the backward computes each layer again from its input"
-        return ("recompute",) * layers, Decision(part="activations", choice="recompute", why=why)
+        every: tuple[Policy, ...] = ("recompute",) * layers
+        return every, Decision(part="activations", choice="recompute", why=why)
     room = activation_room(hardware, free_bytes, trained_bytes, tokens * vocabulary * widths.item)
     offload = hardware.is_cuda and not hardware.unified_memory
     policies = choose_policies(layers, tokens, widths, room, offload=offload)

@@ -1,6 +1,9 @@
 """Fast layers in use: what transformers and its friends do with a model still works."""
 
 import copy
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -232,3 +235,12 @@ def test_under_torch_compile():
     model.zero_grad()
     compiled(input_ids=IDS, labels=IDS, use_cache=False).loss.backward()
     require_close({n: p.grad for n, p in model.named_parameters() if p.requires_grad}, before)
+
+
+def test_one_step_under_ddp_and_under_fsdp2(tmp_path):
+    script = Path(__file__).parents[1] / "support" / "sharded_script.py"
+    done = subprocess.run(
+        [sys.executable, str(script), str(tmp_path / "store")], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.strip().endswith("equal")

@@ -35,7 +35,7 @@ def test_varlen_is_no_worse_than_per_document_sdpa(dtype, heads):
     for name in ("truth", "varlen", "sdpa"):
         generator.manual_seed(0)
         parts = inputs(name)
-        assert packed._varlen_fits(parts[0], parts[2], None, 0.0) == (name != "truth")
+        assert packed._varlen_fits(parts[0], parts[2], None, 0.0, False) == (name != "truth")
         if name == "sdpa":
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr(packed, "_varlen_fits", lambda *_: False)

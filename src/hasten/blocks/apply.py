@@ -3,8 +3,8 @@
 Classes are exchanged, nothing else: no function of another library changes, no parameter gets another name. The head's
 and the layers' own forwards stay reachable, and run wherever the fast ones do not apply.
 
-Composability: after PEFT has been attached, before DDP wraps. Under FSDP2 (weights are DTensors) projections refuse to
-be joined and layers run their own forward, which `Applied.refused` says.
+Composability: after PEFT has been attached, before DDP wraps. Weights that FSDP shards are gathered for one forward
+only, so they are not joined: layers run their own forward and say so; the head's loss stays fused.
 """
 
 from __future__ import annotations
@@ -145,7 +145,7 @@ def remove(model: Any) -> None:
             if fast.recompute:
                 module.gradient_checkpointing = True
         elif type(module) is FastHead:
-            module.__class__ = nn.Linear
+            module.__class__ = nn.Linear  # type: ignore[assignment]
     if isinstance(base, FastCausalLM):
         base.__class__ = type(base).__mro__[2]
         del base.hasten_factors
@@ -209,7 +209,7 @@ def _fast(layer: nn.Module, config: Any, blocks: Blocks, impl: str) -> Fast | st
         ),
         window=_window(attention, config, blocks),
     )
-    return next((reason for group in fast.groups() if (reason := group.refusal())), fast)
+    return next((reason for group in fast.groups() if (reason := group.why_not())), fast)
 
 
 def _window(attention: Any, config: Any, blocks: Blocks) -> int | None:
@@ -234,4 +234,5 @@ def _apply_head(base: Any, applied: Applied, impl: str) -> None:
         base.__class__ = fast_causal_lm(type(base))
         applied.head = True
     else:
-        applied.refused[f"a head of type {type(head).__name__}"] += 1
+        kind = type(head).__name__ if type(head) is not nn.Linear else type(head.weight).__name__
+        applied.refused[f"a head of type {kind}"] += 1

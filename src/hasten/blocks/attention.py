@@ -44,11 +44,12 @@ class Attended:
     """Output of attention and the graph that leads to it."""
 
     output_BTHD: torch.Tensor
-    inputs: tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+    inputs: tuple[torch.Tensor, ...]
+    """Queries, keys, values."""
     ordered: bool = False
     """Whether the backward is flash attention's over packed rows, which can be ordered."""
 
-    def backward(self, doutput_BTHD: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def backward(self, doutput_BTHD: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Gradients of queries, keys and values, each ``[B, T, heads, D]``."""
         if not self.ordered:
             return torch.autograd.grad(self.output_BTHD, self.inputs, doutput_BTHD)

@@ -46,7 +46,7 @@ class AttentionSaved:
     xa_MP: torch.Tensor
     qkv_MN: torch.Tensor | None
     """q, k, v before the head norms; None where there are none."""
-    head_rstd: tuple[torch.Tensor, torch.Tensor] | None
+    head_rstd: tuple[torch.Tensor, ...] | None
     attended: Attended
     oa_MP: torch.Tensor
 
@@ -99,8 +99,8 @@ class AttentionHalf:
         both = turned[:, : (self.heads + self.key_value_heads) * self.head_width]
         both = both.unflatten(1, (-1, self.head_width))
         rope.rotate(both, call.cos_CR, call.sin_CR, out=both, interleaved=self.interleaved, impl=self.impl)
-        shaped = (part.unflatten(0, (call.batch, -1)) for part in (query, key, value))
-        attended = attend(*shaped, call.view, learn=learn)
+        shaped = [part.unflatten(0, (call.batch, -1)) for part in (query, key, value)]
+        attended = attend(shaped[0], shaped[1], shaped[2], call.view, learn=learn)
         out_MD, oa_MP = self._output(call, h_MD, attended, output or learn, output)
         if not learn:
             return out_MD, None

@@ -58,6 +58,10 @@ class Offload:
     waiting: list[Away] = field(default_factory=list)
     streams: dict[torch.device, Any] = field(default_factory=dict)
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Offload:
+        """A copied model starts with nothing on its way."""
+        return Offload()
+
     def stream(self, device: torch.device) -> Any:
         """The copies' own stream."""
         if device not in self.streams:

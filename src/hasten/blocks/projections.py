@@ -174,7 +174,7 @@ class ProjectionGroup:
         if self._watches and all([watch.unchanged() for watch in self._watches]):
             return None
         self._operand, self._watches = None, ()
-        self._refused = self._why_not()
+        self._refused = self.why_not()
         if self._refused is None:
             self._join()
             self._watches = tuple(_Watch(module) for module in self.modules)
@@ -242,7 +242,8 @@ class ProjectionGroup:
         self._storage = self._A = self._operand = None
         self._watches = ()
 
-    def _why_not(self) -> str | None:
+    def why_not(self) -> str | None:
+        """Why these projections cannot be one product as they are, or None; changes nothing."""
         found = [reason for module in self.modules if (reason := refusal_of(module))]
         if found:
             return found[0]
@@ -254,7 +255,7 @@ class ProjectionGroup:
     def _join(self) -> None:
         """Make the operand: one memory for all weights, with columns for the factors."""
         bases = [base_of(module) for module in self.modules]
-        weights = tuple(base.weight for base in bases)
+        weights: tuple[Any, ...] = tuple(base.weight for base in bases)
         width, rows, place = weights[0].shape[1], [], 0
         for weight in weights:
             rows.append(slice(place, place + weight.shape[0]))
@@ -318,6 +319,7 @@ class _Watch:
             own = part.__dict__
             self.empty += [own["_forward_hooks"], own["_forward_pre_hooks"], own["_backward_hooks"]]
             self._remember(own, "_hf_hook")
+            self._remember(own, "_is_fsdp_managed_module")
         self._weight(base)
         self._remember(base.__dict__["_parameters"], "bias")
         if base is module:
@@ -367,6 +369,8 @@ def base_of(module: nn.Module) -> nn.Linear:
 def refusal_of(module: nn.Module) -> str | None:
     """Why a projection must run its own forward, or None."""
     base = base_of(module)
+    if getattr(base, "_is_fsdp_managed_module", False):
+        return "weights sharded by FSDP"
     if type(base) is not nn.Linear:
         return f"{type(base).__name__} weights"
     if type(base.weight) is not nn.Parameter:

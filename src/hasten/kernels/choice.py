@@ -53,7 +53,7 @@ def interpreting() -> bool:
         return False
     import triton
 
-    return bool(triton.knobs.runtime.interpret)
+    return bool(triton.knobs.runtime.interpret)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:

@@ -11,9 +11,11 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
+_memory: Any = torch.utils.deterministic  # its switch is a property of the module, which type checkers do not see
 _FUSED_ATTENTION = {
     torch.backends.cuda.enable_flash_sdp: torch.backends.cuda.flash_sdp_enabled,
     torch.backends.cuda.enable_mem_efficient_sdp: torch.backends.cuda.mem_efficient_sdp_enabled,
@@ -33,10 +35,10 @@ def deterministic(wanted: bool) -> Iterator[None]:
         return
     algorithms = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     kernels = {switch: enabled() for switch, enabled in _FUSED_ATTENTION.items()}
-    filled = torch.utils.deterministic.fill_uninitialized_memory
+    filled = _memory.fill_uninitialized_memory
     torch.use_deterministic_algorithms(True, warn_only=True)
     # Filling fresh memory finds reads of what nobody wrote; it costs a launch per tensor and orders nothing.
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    _memory.fill_uninitialized_memory = False
     for switch in kernels:
         switch(False)
     try:
@@ -46,6 +48,6 @@ def deterministic(wanted: bool) -> Iterator[None]:
             yield
     finally:
         torch.use_deterministic_algorithms(algorithms[0], warn_only=algorithms[1])
-        torch.utils.deterministic.fill_uninitialized_memory = filled  # type: ignore[attr-defined]
+        _memory.fill_uninitialized_memory = filled
         for switch, enabled in kernels.items():
             switch(enabled)

@@ -3,6 +3,8 @@
 A program takes one block of columns of one row; where an adapter's part of the gradient is still to be added, which is
 a small matrix product, it takes a tile of rows and columns.
 """
+# Launches take options that a kernel does not declare.
+# pyright: reportCallIssue=false
 
 from __future__ import annotations
 

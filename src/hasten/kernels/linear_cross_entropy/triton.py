@@ -3,6 +3,8 @@
 R rows, V vocabulary (a constant of the kernel: a process has one or two). A program takes one row, in blocks of
 columns; all arithmetic is in float32 (float64 for float64 inputs is the twin's).
 """
+# Launches take options that a kernel does not declare.
+# pyright: reportCallIssue=false
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
 """Triton kernel of rope. A program turns all heads of one row, from one tensor to another or in place."""
+# Launches take options that a kernel does not declare.
+# pyright: reportCallIssue=false
 
 from __future__ import annotations
 
