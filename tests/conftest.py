@@ -61,7 +61,6 @@ def pytest_collection_modifyitems(items):
     """Tests marked `gpu` are skipped where there is no CUDA device."""
     on_gpu = [item for item in items if item.get_closest_marker("gpu")]
     if on_gpu:
-
         if not torch.cuda.is_available():
             for item in on_gpu:
                 item.add_marker(pytest.mark.skip(reason="no CUDA device"))

@@ -20,6 +20,7 @@ from tempfile import TemporaryDirectory
 
 import torch
 
+from hasten.blocks.apply import remove
 from hasten.cli.demo import settings
 from hasten.cli.quiet import quiet
 from hasten.report.console import make_console
@@ -37,6 +38,7 @@ class Plain:
     def __init__(self, job: Job) -> None:
         self.documents = job.training.documents
         self.model = job.model.train()
+        remove(self.model)  # transformers' own modules
         self.optimizer = torch.optim.AdamW(trained(self.model), lr=LEARNING_RATE, weight_decay=0.0)
 
     def step(self, rows: list[int]) -> float:

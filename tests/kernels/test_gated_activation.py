@@ -43,7 +43,7 @@ def test_in_place_over_a_shared_buffer_with_the_product_again(device, impl, kind
     both, da = made(device, torch.float32, 5, 2 * 33), made(device, torch.float32, 5, 40, seed=1)[:, :33]
     gate, up = both[:, :33], both[:, 33:]
     product = op.forward(gate, up, kind, impl=impl)
-    apart = op.backward(da, gate.clone(), up.clone(), kind, impl=impl)
+    apart = op.backward(da, gate, up, kind, impl=impl)
     again = torch.full((5, 50), float("nan"), device=device)
     op.backward(da, gate, up, kind, dgate=gate, dup=up, out=again[:, :33], impl=impl)
     assert torch.equal(both, torch.cat(apart, dim=1))

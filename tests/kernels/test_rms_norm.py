@@ -68,6 +68,15 @@ def test_rows_may_have_strides_and_heads(device, impl):
     torch.testing.assert_close(dw, wanted[1])
 
 
+def test_columns_outermost_are_read_right(device, impl):
+    x, residual = (made(device, torch.float32, 12, 6, seed=seed).t() for seed in (0, 1))
+    weight = made(device, torch.float32, 24, seed=2)[::2]
+    for own, wanted in zip(
+        rms_norm(x, weight, residual=residual, impl=impl), plain(x, weight, residual=residual), strict=True
+    ):
+        torch.testing.assert_close(own, wanted)
+
+
 def test_more_rows_than_programs_sum_the_weight_gradient(device, impl, monkeypatch):
     if impl == "triton":
         from hasten.kernels.rms_norm import triton as kernels

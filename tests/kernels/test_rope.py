@@ -75,6 +75,46 @@ def test_in_place_equals_out_of_place_and_turning_back_undoes_it(device, impl, i
     torch.testing.assert_close(heads, before)
 
 
+LAYOUTS = {
+    "slices of one wide row": lambda made: [
+        part.unflatten(-1, (-1, 8)) for part in made(2, 5, 40).split([24, 8, 8], -1)[:2]
+    ],
+    "heads before positions": lambda made: [made(2, heads, 5, 8).transpose(1, 2) for heads in (3, 1)],
+    "columns apart": lambda made: [made(2, 5, heads, 2, 8).transpose(-1, -2)[..., 0] for heads in (3, 1)],
+    "columns outermost": lambda made: [made(8, 2, 5, heads).permute(1, 2, 3, 0) for heads in (3, 1)],
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_any_strides(device, impl, layout):
+    q, k = (part.requires_grad_() for part in LAYOUTS[layout](lambda *shape: made(device, torch.float32, *shape)))
+    cos, sin = (table.mT.contiguous().mT for table in tables(device, 5, 8, batch=2))
+    own, wanted = rope(q, k, cos, sin, impl=impl), plain(q, k, cos, sin)
+    torch.testing.assert_close(own, wanted)
+    upstream = [torch.randn_like(part) for part in wanted]
+    torch.testing.assert_close(
+        torch.autograd.grad(own, (q, k), upstream), torch.autograd.grad(wanted, (q, k), upstream)
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_tables_in_the_models_dtype_are_read_as_what_they_hold(device, impl, dtype):
+    x = made(device, dtype, 6, 3, 8)
+    cos, sin = (table[0].to(dtype) for table in tables(device, 6, 8))
+    turned = op.rotate(x, cos, sin, impl=impl)
+    assert turned.dtype == dtype
+    assert torch.equal(turned, op.rotate(x, cos.float(), sin.float(), impl=impl))
+
+
+def test_another_tensor_is_written_whole_and_only_it(device, impl):
+    x, out = made(device, torch.float32, 4, 2, 8), torch.full((4, 2 * 8 + 3), float("nan"), device=device)
+    cos, sin = (table[0] for table in tables(device, 4, 4))  # one angle a row, half of the width
+    target = out[:, 1:17].view(4, 2, 8)
+    assert op.rotate(x, cos, sin, out=target, impl=impl) is target
+    assert torch.equal(target, op.rotate(x, cos, sin, impl=impl))
+    assert out[:, [0, 17, 18]].isnan().all()
+
+
 def test_a_size_factor_is_applied_once_each_way(device, impl):
     q, k = made(device, torch.float32, 1, 4, 2, 8).requires_grad_(), made(device, torch.float32, 1, 4, 1, 8, seed=1)
     cos, sin = tables(device, 4, 8)

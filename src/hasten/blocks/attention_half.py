@@ -157,12 +157,12 @@ class AttentionHalf:
         else:
             o_MOP = o_MO
         if output:
-            return call.out.forward(o_MOP).add_(h_MD) if h_MD.dtype == o_MO.dtype else (
-                call.out.forward(o_MOP) + h_MD
-            ), o_MOP[:, call.out.width :].clone()
-        if call.out.A_PK is None:
-            return None, o_MO[:, :0]
-        return None, o_MO @ call.out.A_PK.t()
+            y_MD = call.out.forward(o_MOP)
+            out_MD = y_MD.add_(h_MD) if y_MD.dtype == h_MD.dtype else y_MD + h_MD
+            return out_MD, o_MOP[:, call.out.width :].clone()
+        if call.out.A_PK is not None:  # made as in the forward, so that it is the same to the bit
+            torch.mm(o_MOP[:, : call.out.width], call.out.A_PK.t(), out=o_MOP[:, call.out.width :])
+        return None, o_MOP[:, call.out.width :]
 
     def _turn_back(
         self,

@@ -9,7 +9,7 @@ is widened by B's columns and the input by A x:
 
 So an adapter never makes a pass over the output, as adding B (A x) afterwards does (a read and a write of y: on an
 H100 a fifth of the product's own time, docs/LOG.md). For several projections B is
-block-diagonal: each has its own columns. The widened part is a multiple of 64 columns, which keeps rows aligned.
+block-diagonal: each has its own columns.
 
 The stored weights stay the model's parameters under their own names: they become views into the widened memory.
 Nothing is copied in a step but the factors (they are trained, in their own dtype). Whoever moves or replaces a weight
@@ -29,8 +29,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
-ALIGNED = 64
-"""Widened columns come in multiples of this: 128 bytes of 16-bit values."""
+ALIGNED = {"cuda": 64}
+"""Widened columns come in multiples of this on a device: 128 bytes of 16-bit values keep a GPU's rows aligned.
+Elsewhere they are as many as the adapters have."""
 
 
 @dataclass(frozen=True)
@@ -261,7 +262,7 @@ class ProjectionGroup:
             rows.append(slice(place, place + weight.shape[0]))
             place += weight.shape[0]
         self.factors = self._factors(rows)
-        widened = _aligned(self.factors[-1].columns.stop) if self.factors else 0
+        widened = _aligned(self.factors[-1].columns.stop, weights[0].device) if self.factors else 0
         storage = self._memory(weights, rows, width, widened)
         if widened and (self._A is None or self._A.shape[0] < widened or self._A.dtype != storage.dtype):
             self._A, self._written = storage.new_zeros((widened, width)), ()
@@ -414,8 +415,9 @@ def active_factors(module: Any) -> list[tuple[nn.Parameter, nn.Parameter, float]
     ]
 
 
-def _aligned(columns: int) -> int:
-    return -(-columns // ALIGNED) * ALIGNED
+def _aligned(columns: int, device: torch.device) -> int:
+    step = ALIGNED.get(device.type, 1)
+    return -(-columns // step) * step
 
 
 def _shares(weight: torch.Tensor, storage: torch.Tensor) -> bool:

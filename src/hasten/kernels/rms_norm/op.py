@@ -44,9 +44,15 @@ def rms_norm(
     Raises:
         CapabilityError: Triton was asked for and cannot run here.
     """
-    rows = x.reshape(-1, x.shape[-1])
-    y, h, _ = _rms_norm(rows, None if residual is None else residual.reshape(rows.shape), weight, eps, plus_one, impl)
+    rows, others = _rows(x), None if residual is None else _rows(residual)
+    y, h, _ = _rms_norm(rows, others, weight.contiguous(), eps, plus_one, impl)
     return y.view(x.shape) if residual is None else (y.view(x.shape), h.view(x.shape))
+
+
+def _rows(x: torch.Tensor) -> torch.Tensor:
+    """``[R, D]`` with contiguous rows, which the kernels read as such."""
+    rows = x.reshape(-1, x.shape[-1])
+    return rows if rows.stride(-1) == 1 else rows.contiguous()
 
 
 def forward(
@@ -74,8 +80,7 @@ def forward(
         from hasten.kernels.rms_norm import triton as kernels
 
         return kernels.rms_norm_fwd(x, weight_D, eps, plus_one, residual, out)
-    y, rstd, h = reference.rms_norm_fwd(x, weight_D, eps, plus_one, residual)
-    return (y if out is None else out.copy_(y)), rstd, h
+    return reference.rms_norm_fwd(x, weight_D, eps, plus_one, residual, out)
 
 
 def backward(

@@ -8,14 +8,20 @@ from hasten.kernels.choice import accumulation_dtype
 
 
 def rms_norm_fwd(
-    x: torch.Tensor, weight_D: torch.Tensor, eps: float, plus_one: bool, residual: torch.Tensor | None = None
+    x: torch.Tensor,
+    weight_D: torch.Tensor,
+    eps: float,
+    plus_one: bool,
+    residual: torch.Tensor | None = None,
+    out: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """``y, rstd, h``."""
-    h = x if residual is None else x + residual
+    h = x if residual is None else (x + residual).to(x.dtype)
     wide = h.to(accumulation_dtype(x.dtype))
     rstd = (wide.square().mean(-1) + eps).rsqrt()
     weight = weight_D.to(wide.dtype) + (1.0 if plus_one else 0.0)
-    return (wide * rstd.unsqueeze(-1) * weight).to(x.dtype), rstd, h
+    y = torch.empty(x.shape, dtype=x.dtype, device=x.device) if out is None else out
+    return torch.mul(wide * rstd.unsqueeze(-1), weight, out=y), rstd, h
 
 
 def rms_norm_bwd(

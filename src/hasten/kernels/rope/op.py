@@ -31,8 +31,8 @@ def rope(
     Numerics: one rounding; transformers rounds three times.
 
     Args:
-        q: queries, last dimension contiguous.
-        k: keys, last dimension contiguous.
+        q: queries; copied where batch and position are not one stride, or columns no neighbours in memory.
+        k: keys, likewise.
         cos: cosines, size factors included; the first R / 2 columns are read.
         sin: sines, likewise.
         interleaved: pairs are neighbours (2i, 2i + 1) instead of (i, i + R / 2).
@@ -44,9 +44,15 @@ def rope(
     Raises:
         CapabilityError: Triton was asked for and cannot run here.
     """
-    cos_CR, sin_CR = (table.reshape(-1, table.shape[-1]) for table in (cos, sin))
-    turned = (_rope(part.flatten(0, 1), cos_CR, sin_CR, False, interleaved, impl).view(part.shape) for part in (q, k))
-    return next(turned), next(turned)
+    cos_CR, sin_CR = (_packed(table).reshape(-1, table.shape[-1]) for table in (cos, sin))
+    rows = (_packed(part).flatten(0, 1) for part in (q, k))
+    turned = (_rope(part, cos_CR, sin_CR, False, interleaved, impl) for part in rows)
+    return next(turned).view(q.shape), next(turned).view(k.shape)
+
+
+def _packed(x: torch.Tensor) -> torch.Tensor:
+    """Copied only where the kernel could not read it: it takes columns to be neighbours in memory."""
+    return x if x.stride(-1) == 1 else x.contiguous()
 
 
 def rotate(
@@ -62,21 +68,20 @@ def rotate(
     """Without autograd, for blocks.
 
     Args:
-        x_MHD: rows of heads; any outer strides.
-        cos_CR: angles; row m uses row m % C.
+        x_MHD: rows of heads; any outer strides, the last dimension contiguous.
+        cos_CR: angles; row m uses row m % C; the last dimension contiguous.
         sin_CR: likewise.
         out: where the result goes: `x_MHD` itself (in place), another tensor, or None for a new one.
         backward: turn back.
         interleaved: see `rope`.
         impl: see `rope`.
     """
+    target = torch.empty(x_MHD.shape, dtype=x_MHD.dtype, device=x_MHD.device) if out is None else out
     if choose(impl, x_MHD) == "triton":
         from hasten.kernels.rope import triton as kernels
 
-        target = torch.empty(x_MHD.shape, dtype=x_MHD.dtype, device=x_MHD.device) if out is None else out
         return kernels.rotate(x_MHD, cos_CR, sin_CR, target, backward, interleaved)
-    turned = reference.rotate(x_MHD, cos_CR, sin_CR, backward, interleaved)
-    return turned if out is None else out.copy_(turned)
+    return reference.rotate(x_MHD, cos_CR, sin_CR, target, backward, interleaved)
 
 
 @torch.library.custom_op("hasten::rope", mutates_args=())
