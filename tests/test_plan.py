@@ -1,11 +1,14 @@
 """The Plan: decisions from facts alone, each with its reason, fallbacks marked."""
 
+import dataclasses
+
 import pytest
 
 from hasten.errors import ConfigError
 from hasten.families.base import GENERIC, family_of
 from hasten.hardware.probe import Hardware
-from hasten.plan import DTYPES, Request, choose_dtype, make_plan
+from hasten.plan import DTYPES, Request, activation_room, choose_activations, choose_dtype, make_plan
+from hasten.policies import Widths, kept_bytes
 
 CPU = Hardware(device="cpu", name="Some CPU", total_bytes=24 << 30, cores=2, bf16=False)
 SPARK = Hardware(
@@ -110,3 +113,33 @@ def test_determinism_is_said_where_it_costs_something():
     assert "adds in one order" in decision(plan, "arithmetic").why
     cpu = make_plan(CPU, LLAMA, "llama", Request(deterministic=True))
     assert all(line.part != "arithmetic" for line in cpu.decisions), "a CPU is repeatable anyway"
+
+
+WIDTHS = Widths(hidden=4096, query=4096, key_value=1024, mlp=14336)
+
+
+def activations(asked="auto", machine=SPARK, free=60 * 2**30, **changes):
+    given = {"layers": 32, "tokens": 4096, "widths": WIDTHS, "trained_bytes": 2**27, "vocabulary": 128256}
+    return choose_activations(machine, asked=asked, free_bytes=free, **{**given, **changes})
+
+
+@pytest.mark.parametrize(("asked", "policy"), [("on", "recompute"), ("off", "keep")])
+def test_activations_as_asked(asked, policy):
+    policies, said = activations(asked, free=0)
+    assert policies == (policy,) * 32
+    assert said.choice == policy and said.why == f"checkpointing: {asked}"
+
+
+def test_activations_by_memory_at_hand():
+    assert set(activations()[0]) == {"keep"}
+    some, said = activations(free=20 * 2**30)
+    assert len(set(some)) == 2
+    assert "x" in said.choice and "GiB for up to 4,096 tokens" in said.why
+    kept = sum(4096 * kept_bytes(policy, WIDTHS) for policy in some)
+    assert kept <= activation_room(SPARK, 20 * 2**30, 2**27, 4096 * 128256 * 2)
+
+
+def test_nothing_is_offloaded_where_memory_is_shared():
+    assert set(activations(free=0)[0]) == {"recompute"}
+    discrete = dataclasses.replace(SPARK, unified_memory=False)
+    assert set(activations(machine=discrete, free=0)[0]) == {"offload"}

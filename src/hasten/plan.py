@@ -129,9 +129,9 @@ def make_plan(hardware: Hardware, family: Family, model_type: str, request: Requ
 
 
 def choose_activations(
-    plan: Plan,
     hardware: Hardware,
     *,
+    asked: Literal["auto", "on", "off"],
     layers: int,
     tokens: int,
     widths: Widths,
@@ -142,8 +142,8 @@ def choose_activations(
     """What each layer keeps for its backward, once the weights are in place.
 
     Args:
-        plan: decides whether anything may be kept at all.
         hardware: the machine.
+        asked: the user's `training.checkpointing`: on recomputes every layer, off keeps everything.
         layers: decoder layers.
         tokens: most tokens of a micro-batch.
         widths: of one layer.
@@ -151,10 +151,9 @@ def choose_activations(
         trained_bytes: of trained parameters: their gradients and the optimizer's two states come on top.
         vocabulary: columns of the logits; a chunk of them is in memory for a moment.
     """
-    if plan.checkpointing:
-        why = "checkpointing: on; the backward computes each layer again from its input"
-        every: tuple[Policy, ...] = ("recompute",) * layers
-        return every, Decision(part="activations", choice="recompute", why=why)
+    if asked != "auto":
+        every: list[Policy] = ["recompute" if asked == "on" else "keep"] * layers
+        return tuple(every), Decision(part="activations", choice=every[0], why=f"checkpointing: {asked}")
     room = activation_room(hardware, free_bytes, trained_bytes, tokens * vocabulary * widths.item)
     offload = hardware.is_cuda and not hardware.unified_memory
     policies = choose_policies(layers, tokens, widths, room, offload=offload)

@@ -1,5 +1,6 @@
 """The job: from a configuration to an adapter, and what stays when it fails."""
 
+import dataclasses
 import io
 import json
 import math
@@ -20,6 +21,7 @@ from hasten.errors import (
     StorageError,
     TrainingError,
 )
+from hasten.hardware.probe import probe
 from hasten.loading.model import LoadOptions, load
 from hasten.report.console import make_console
 from hasten.runs.folder import RunFolder
@@ -44,12 +46,32 @@ def test_a_run_leaves_everything_in_its_folder(tiny_values):
     assert record["schema_version"] == 1
     assert record["config"]["lora"]["r"] == 4
     assert {"data", "template"} == set(record["hashes"])
-    assert any(line["part"] == "rows" and line["choice"] == "packed" for line in record["header"])
+    header = {line["part"]: line for line in record["header"]}
+    assert header["rows"]["choice"] == "packed"
+    assert header["modules"]["choice"] == "LLaMA, fast" and "2 of 2 layers fast" in header["modules"]["why"]
+    assert header["kernels"]["choice"] == "plain torch" and not header["kernels"]["fallback"]
+    assert header["activations"]["choice"] == "keep"
     assert [sample["when"] for sample in run.samples()] == ["before", "after"]
     stored = run.result()
     assert stored["heldout_loss_after"] == result.heldout_loss_after < result.heldout_loss_before
     assert (run.adapter / "adapter_model.safetensors").is_file()
     assert result.supervised_tokens_per_s > 0 and result.peak_bytes > 0
+
+
+@pytest.mark.parametrize(("installed", "choice"), [(True, "Triton"), (False, "plain torch")])
+def test_a_gpu_without_triton_is_a_fallback_and_said(monkeypatch, installed, choice):
+    monkeypatch.setattr(jobs, "has_triton", lambda: installed)
+    decision = jobs._kernels(dataclasses.replace(probe(), device="cuda:0"))
+    assert decision.choice == choice and decision.fallback is not installed
+    assert installed or "pip install triton" in decision.why
+
+
+@pytest.mark.parametrize(("asked", "choice"), [("on", "recompute"), ("off", "keep"), ("auto", "keep")])
+def test_checkpointing_is_a_policy_and_changes_no_number(tiny_values, asked, choice):
+    plain, other = (train(overlay(tiny_values, training={"checkpointing": wanted})) for wanted in ("off", asked))
+    header = {line["part"]: line["choice"] for line in RunFolder.open(other.run).record()["header"]}
+    assert header["activations"] == choice
+    assert other.losses == pytest.approx(plain.losses, rel=1e-6)
 
 
 def test_a_repeated_run_gives_the_same_losses_and_adapter(tiny_values):

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from rich.console import Console
@@ -32,6 +32,7 @@ from hasten.errors import ConfigError, DataError, MissingPackageError, StorageEr
 from hasten.families.base import Family, family_of
 from hasten.files import require_writable
 from hasten.hardware.probe import Hardware, free_bytes, peak_bytes, probe
+from hasten.kernels.choice import has_triton
 from hasten.loading.model import Loaded, config_of, load
 from hasten.loading.source import DEMO
 from hasten.lora.attach import attach, trainable_parameters
@@ -204,7 +205,8 @@ def prepare_job(config: RunConfig, console: Console, rows: Any = None, resumed: 
         model, notes = attached.model, notes + attached.notes
     else:
         notes.append("the adapter that was named is trained on; lora settings are its own")
-    fast, activations = _make_fast(model, plan, hardware, steps_of(config.training, config.data, plan.layout), training)
+    steps = steps_of(config.training, config.data, plan.layout)
+    fast, activations = _make_fast(model, config.training.checkpointing, hardware, steps, training)
     return Job(
         config=config,
         hardware=hardware,
@@ -224,17 +226,17 @@ def prepare_job(config: RunConfig, console: Console, rows: Any = None, resumed: 
 
 
 def _make_fast(
-    model: Any, plan: Plan, hardware: Hardware, steps: Steps, training: Prepared
+    model: Any, asked: Literal["auto", "on", "off"], hardware: Hardware, steps: Steps, training: Prepared
 ) -> tuple[Applied, Decision | None]:
     """Swap the fast modules in and let each layer keep what memory allows."""
     fast = apply(model)
     if not fast.layers:
-        if plan.checkpointing:
+        if asked == "on":
             enable_checkpointing(model)
         return fast, None
     policies, decision = choose_activations(
-        plan,
         hardware,
+        asked=asked,
         layers=fast.of,
         tokens=max(steps.token_budget, int(lengths_of(training.documents).max())),
         widths=widths_of(model),
@@ -312,10 +314,20 @@ def _decisions(job: Job) -> list[Decision]:
             why=job.fast.line(),
             fallback=not job.fast.complete,
         ),
+        *([_kernels(job.hardware)] if job.fast.layers or job.fast.head else []),
         *([job.activations] if job.activations else []),
         Decision(part="adapter", choice=f"{trained:,} of {total:,} values trained", why=f"LoRA r{job.config.lora.r}"),
         *(Decision(part="note", choice=note, why="found while loading") for note in job.notes),
     ]
+
+
+def _kernels(hardware: Hardware) -> Decision:
+    if not hardware.is_cuda:
+        return Decision(part="kernels", choice="plain torch", why="Triton's kernels are for GPUs; same numbers")
+    if has_triton():
+        return Decision(part="kernels", choice="Triton", why="on a GPU")
+    why = "Triton is not installed: slower, same numbers; `pip install triton` brings it"
+    return Decision(part="kernels", choice="plain torch", why=why, fallback=True)
 
 
 def _print_header(console: Console, run: RunFolder, decisions: Sequence[Decision], job: Job) -> None:
