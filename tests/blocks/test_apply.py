@@ -75,6 +75,20 @@ def test_attention_weights_come_from_the_layers_own_forward():
     assert model(IDS, output_attentions=True, use_cache=False).attentions[0].shape == (2, 4, 7, 7)
 
 
+@pytest.mark.parametrize("part", ["self_attn", "mlp", "input_layernorm"])
+def test_hooks_are_heard(part):
+    model = tiny.llama().train()
+    apply(model)
+    heard = []
+    hook = getattr(model.model.layers[1], part).register_forward_hook(lambda *_: heard.append(part))
+    model(IDS, labels=IDS, use_cache=False).loss.backward()
+    assert heard == [part]
+    assert refused_in_training(model) == {"hooks on attention, MLP or a norm"}
+    hook.remove()
+    model(IDS, use_cache=False)
+    assert heard == [part]
+
+
 def test_a_cache_in_training_runs_plain_and_is_said():
     model, _ = fast_model()
     gradients(model, use_cache=True)
@@ -237,6 +251,7 @@ def test_under_torch_compile():
     require_close({n: p.grad for n, p in model.named_parameters() if p.requires_grad}, before)
 
 
+@pytest.mark.slow
 def test_one_step_under_ddp_and_under_fsdp2(tmp_path):
     script = Path(__file__).parents[1] / "support" / "sharded_script.py"
     done = subprocess.run(

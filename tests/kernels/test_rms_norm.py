@@ -109,3 +109,10 @@ def test_triton_on_a_cpu_is_refused_outside_the_interpreter(monkeypatch):
     assert torch.equal(
         rms_norm(torch.ones(1, 4), torch.ones(4)), rms_norm(torch.ones(1, 4), torch.ones(4), impl="torch")
     )
+
+
+def test_rounds_cover_all_rows():
+    from hasten.kernels.choice import rounds_of
+
+    assert [rounds_of(rows, 1, 4) for rows in (0, 1, 4, 5, 8, 9, 17, 33)] == [1, 1, 1, 2, 2, 4, 8, 16]
+    assert rounds_of(8192, 2, 1024) == 4

@@ -66,14 +66,6 @@ def test_a_gpu_without_triton_is_a_fallback_and_said(monkeypatch, installed, cho
     assert installed or "pip install triton" in decision.why
 
 
-@pytest.mark.parametrize(("asked", "choice"), [("on", "recompute"), ("off", "keep"), ("auto", "keep")])
-def test_checkpointing_is_a_policy_and_changes_no_number(tiny_values, asked, choice):
-    plain, other = (train(overlay(tiny_values, training={"checkpointing": wanted})) for wanted in ("off", asked))
-    header = {line["part"]: line["choice"] for line in RunFolder.open(other.run).record()["header"]}
-    assert header["activations"] == choice
-    assert other.losses == pytest.approx(plain.losses, rel=1e-6)
-
-
 def test_a_repeated_run_gives_the_same_losses_and_adapter(tiny_values):
     first, second = train(combine(tiny_values)), train(combine(tiny_values))
     assert first.losses == second.losses

@@ -208,6 +208,7 @@ def _fast(layer: nn.Module, config: Any, blocks: Blocks, impl: str) -> Fast | st
             impl=impl,
         ),
         window=_window(attention, config, blocks),
+        parts=(attention, mlp, before.module, between.module),
     )
     return next((reason for group in fast.groups() if (reason := group.why_not())), fast)
 

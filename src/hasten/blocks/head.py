@@ -6,6 +6,7 @@ computed in that forward (`hasten.kernels.linear_cross_entropy`). Without target
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from functools import cache, wraps
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 from torch import nn
 
 from hasten.blocks.factors import FactorWriter
+from hasten.blocks.layer import CACHES
 from hasten.kernels.linear_cross_entropy import linear_cross_entropy
 
 
@@ -60,7 +62,8 @@ def fast_causal_lm(original: type[nn.Module]) -> type[nn.Module]:
 
     @wraps(original.forward)
     def forward(self: Any, *args: Any, hasten_targets: torch.Tensor | None = None, **kwargs: Any) -> Any:
-        with self.hasten_factors.forward():
+        cached = any(kwargs.get(name) is not None for name in CACHES)  # generating: layers run their own forward
+        with nullcontext() if cached else self.hasten_factors.forward():
             if hasten_targets is None:
                 return original.forward(self, *args, **kwargs)
             keep = kwargs.pop("logits_to_keep")

@@ -28,7 +28,8 @@ from hasten.blocks.offload import Offload
 from hasten.blocks.packed_attention import NAME as PACKED
 from hasten.policies import Keeps, Policy, attention_keeps, mlp_keeps
 
-_CACHES = ("cache", "past_key_values")
+CACHES = ("cache", "past_key_values")
+"""What transformers calls the key/value cache: 5.2x and later, before."""
 
 
 @dataclass
@@ -38,6 +39,8 @@ class Fast:
     attention: AttentionHalf
     mlp: MlpHalf
     window: int | None
+    parts: tuple[nn.Module, ...]
+    """Attention, MLP and norms: what the fast forward does not call, so that hooks on them would not be heard."""
     policy: Policy = "keep"
     recompute: bool = False
     """Whether transformers' own switch asks for recomputation (``gradient_checkpointing_enable``)."""
@@ -87,7 +90,7 @@ class FastLayer(nn.Module):
             if not (self.training and torch.is_grad_enabled()):
                 return plain(hidden_states, attention_mask, position_ids, *args, **kwargs)
             fast.refused.add(reason)
-            cached = any(kwargs.get(name) is not None for name in _CACHES)
+            cached = any(kwargs.get(name) is not None for name in CACHES)
             if fast.effective in ("recompute", "offload") and not cached:  # what was promised of memory holds here too
                 call = partial(plain, hidden_states, attention_mask, position_ids, *args, **kwargs)
                 return checkpoint(call, use_reentrant=False)
@@ -106,8 +109,10 @@ def fast_class(original: type[nn.Module]) -> type[nn.Module]:
 def _refusal(layer: Any, fast: Fast, mask: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str | None:
     if args or kwargs.get("output_attentions") or kwargs.get("position_embeddings") is None:
         return "attention weights or unusual arguments were asked for"
-    if any(kwargs.get(name) is not None for name in _CACHES):
+    if any(kwargs.get(name) is not None for name in CACHES):
         return "a key/value cache is kept (use_cache=False trains faster)"
+    if any(part.__dict__["_forward_hooks"] or part.__dict__["_forward_pre_hooks"] for part in fast.parts):
+        return "hooks on attention, MLP or a norm"
     implementation = layer.self_attn.config._attn_implementation
     if implementation not in ("sdpa", PACKED):
         return f"attention implementation '{implementation}' was asked for"

@@ -11,6 +11,8 @@ import torch
 import triton
 import triton.language as tl
 
+from hasten.kernels.choice import rounds_of
+
 MOST_PROGRAMS = 1024
 """Programs that share the rows when gradients of weight and bias are summed: one partial sum of each."""
 
@@ -56,15 +58,16 @@ def layer_norm_fwd_kernel(
 def layer_norm_bwd_kernel(
     dy_ptr, h_ptr, w_ptr, mean_ptr, rstd_ptr, dres_ptr, dh_ptr, dw_ptr, db_ptr,
     rows, H, D, dy_r, dy_h, h_r, h_h, dres_r, dres_h, dh_r, dh_h,
-    ADD: tl.constexpr, NEED_DW: tl.constexpr, BLOCK_D: tl.constexpr, ROWS: tl.constexpr,
+    ADD: tl.constexpr, NEED_DW: tl.constexpr,
+    BLOCK_D: tl.constexpr, ROWS: tl.constexpr, ROUNDS: tl.constexpr,
 ):  # fmt: skip
     program, programs = tl.program_id(0).to(tl.int64), tl.num_programs(0)
     column = tl.arange(0, BLOCK_D)
     w = tl.load(w_ptr + column, mask=column < D, other=0.0).to(tl.float32)
     dw = tl.zeros((ROWS, BLOCK_D), dtype=tl.float32)
     db = tl.zeros((ROWS, BLOCK_D), dtype=tl.float32)
-    for start in range(program * ROWS, rows, programs * ROWS):
-        row = start + tl.arange(0, ROWS)
+    for turn in range(ROUNDS):
+        row = (turn * programs + program) * ROWS + tl.arange(0, ROWS)
         mask = (row < rows)[:, None] & (column < D)[None, :]
         outer, inner = row // H, row % H
         dy = tl.load(
@@ -145,6 +148,7 @@ def layer_norm_bwd(
         layer_norm_bwd_kernel[(programs,)](
             dy, h, weight_D, mean, rstd, dresidual, dh, dw, db,
             rows, inner, width, *_strides(dy), *_strides(h), *_strides(dresidual), *_strides(dh),
-            ADD=dresidual is not None, NEED_DW=need_dw, BLOCK_D=block, ROWS=per_program, num_warps=warps,
+            ADD=dresidual is not None, NEED_DW=need_dw, BLOCK_D=block, ROWS=per_program,
+            ROUNDS=rounds_of(rows, per_program, programs), num_warps=warps,
         )  # fmt: skip
     return dh, (None if dw is None else dw.sum(0)), (None if db is None else db.sum(0))

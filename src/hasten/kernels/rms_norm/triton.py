@@ -11,6 +11,8 @@ import torch
 import triton
 import triton.language as tl
 
+from hasten.kernels.choice import rounds_of
+
 MOST_PROGRAMS = 1024
 """Programs that share the rows when the weight's gradient is summed: one partial sum each."""
 
@@ -53,7 +55,8 @@ def rms_norm_fwd_kernel(
 def rms_norm_bwd_kernel(
     dy_ptr, h_ptr, w_ptr, rstd_ptr, dres_ptr, dh_ptr, dw_ptr,
     rows, H, D, dy_r, dy_h, h_r, h_h, dres_r, dres_h, dh_r, dh_h,
-    PLUS_ONE: tl.constexpr, ADD: tl.constexpr, NEED_DW: tl.constexpr, BLOCK_D: tl.constexpr, ROWS: tl.constexpr,
+    PLUS_ONE: tl.constexpr, ADD: tl.constexpr, NEED_DW: tl.constexpr,
+    BLOCK_D: tl.constexpr, ROWS: tl.constexpr, ROUNDS: tl.constexpr,
 ):  # fmt: skip
     program, programs = tl.program_id(0).to(tl.int64), tl.num_programs(0)
     column = tl.arange(0, BLOCK_D)
@@ -61,8 +64,8 @@ def rms_norm_bwd_kernel(
     if PLUS_ONE:
         w += 1.0
     dw = tl.zeros((ROWS, BLOCK_D), dtype=tl.float32)
-    for start in range(program * ROWS, rows, programs * ROWS):
-        row = start + tl.arange(0, ROWS)
+    for turn in range(ROUNDS):
+        row = (turn * programs + program) * ROWS + tl.arange(0, ROWS)
         mask = (row < rows)[:, None] & (column < D)[None, :]
         outer, inner = row // H, row % H
         dy = tl.load(
@@ -138,6 +141,7 @@ def rms_norm_bwd(
             dy, h, weight_D, rstd, dresidual, dh, partial,
             rows, inner, width, *_strides(dy), *_strides(h), *_strides(dresidual), *_strides(dh),
             PLUS_ONE=plus_one, ADD=dresidual is not None, NEED_DW=need_dw, BLOCK_D=block, ROWS=per_program,
+            ROUNDS=rounds_of(rows, per_program, programs),
             num_warps=warps,
         )  # fmt: skip
     return dh, partial.sum(0) if partial is not None else None
