@@ -7,7 +7,7 @@ import pytest
 from hasten.errors import ConfigError
 from hasten.families.base import GENERIC, family_of
 from hasten.hardware.probe import Hardware
-from hasten.plan import DTYPES, Request, activation_room, choose_activations, choose_dtype, make_plan
+from hasten.plan import DTYPES, Request, activation_room, choose_activations, choose_dtype, choose_kernels, make_plan
 from hasten.policies import Widths, kept_bytes
 
 CPU = Hardware(device="cpu", name="Some CPU", total_bytes=24 << 30, cores=2, bf16=False)
@@ -78,10 +78,9 @@ def test_packing_can_be_turned_off():
     assert plan.layout == "padded" and not decision(plan, "rows").fallback
 
 
-@pytest.mark.parametrize(("asked", "on"), [("auto", False), ("on", True), ("off", False)])
-def test_checkpointing(asked, on):
+@pytest.mark.parametrize("asked", ["auto", "on", "off"])
+def test_checkpointing(asked):
     plan = make_plan(SPARK, LLAMA, "llama", Request(checkpointing=asked))
-    assert plan.checkpointing is on
     assert decision(plan, "checkpointing").choice == asked
 
 
@@ -141,5 +140,16 @@ def test_activations_by_memory_at_hand():
 
 def test_nothing_is_offloaded_where_memory_is_shared():
     assert set(activations(free=0)[0]) == {"recompute"}
+    policies, said = activations("offload")
+    assert set(policies) == {"recompute"} and "nothing is moved" in said.why
     discrete = dataclasses.replace(SPARK, unified_memory=False)
     assert set(activations(machine=discrete, free=0)[0]) == {"offload"}
+    assert set(activations("offload", machine=discrete)[0]) == {"offload"}
+
+
+@pytest.mark.parametrize(("installed", "choice"), [(True, "Triton"), (False, "plain torch")])
+def test_a_gpu_without_triton_is_a_fallback(installed, choice):
+    said = choose_kernels(SPARK, installed)
+    assert said.choice == choice and said.fallback is not installed
+    assert installed or "pip install triton" in said.why
+    assert not choose_kernels(CPU, installed).fallback

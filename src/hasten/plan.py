@@ -59,7 +59,6 @@ class Plan:
     load_in_4bit: bool
     autocast: bool
     layout: Layout
-    checkpointing: bool
     optimizer: str
     decisions: tuple[Decision, ...]
 
@@ -122,7 +121,6 @@ def make_plan(hardware: Hardware, family: Family, model_type: str, request: Requ
         load_in_4bit=request.load_in_4bit,
         autocast=dtype != "float32",
         layout=layout,
-        checkpointing=request.checkpointing == "on",
         optimizer=request.optimizer,
         decisions=tuple(decisions),
     )
@@ -131,7 +129,7 @@ def make_plan(hardware: Hardware, family: Family, model_type: str, request: Requ
 def choose_activations(
     hardware: Hardware,
     *,
-    asked: Literal["auto", "on", "off"],
+    asked: Literal["auto", "on", "off", "offload"],
     layers: int,
     tokens: int,
     widths: Widths,
@@ -143,7 +141,8 @@ def choose_activations(
 
     Args:
         hardware: the machine.
-        asked: the user's `training.checkpointing`: on recomputes every layer, off keeps everything.
+        asked: on recomputes every layer, off keeps everything, offload recomputes and keeps inputs in host memory where
+            that is another memory, auto goes by what is free.
         layers: decoder layers.
         tokens: most tokens of a micro-batch.
         widths: of one layer.
@@ -151,17 +150,34 @@ def choose_activations(
         trained_bytes: of trained parameters: their gradients and the optimizer's two states come on top.
         vocabulary: columns of the logits; a chunk of them is in memory for a moment.
     """
+    discrete = hardware.is_cuda and not hardware.unified_memory
     if asked != "auto":
-        every: list[Policy] = ["recompute" if asked == "on" else "keep"] * layers
-        return tuple(every), Decision(part="activations", choice=every[0], why=f"checkpointing: {asked}")
+        policy: Policy = "keep" if asked == "off" else "offload" if asked == "offload" and discrete else "recompute"
+        shared = "; the device's memory is the host's, nothing is moved" if asked == "offload" and not discrete else ""
+        every: list[Policy] = [policy] * layers
+        return tuple(every), Decision(part="activations", choice=policy, why=f"checkpointing: {asked}{shared}")
     room = activation_room(hardware, free_bytes, trained_bytes, tokens * vocabulary * widths.item)
-    offload = hardware.is_cuda and not hardware.unified_memory
-    policies = choose_policies(layers, tokens, widths, room, offload=offload)
+    policies = choose_policies(layers, tokens, widths, room, offload=discrete)
     counted = {policy: policies.count(policy) for policy in POLICIES if policy in policies}
     choice = ", ".join(policy if len(counted) == 1 else f"{count} x {policy}" for policy, count in counted.items())
     kept = sum(tokens * kept_bytes(policy, widths) for policy in policies)
     why = f"{kept / 2**30:.1f} GiB for up to {tokens:,} tokens, {max(room, 0) / 2**30:.1f} GiB at hand"
     return policies, Decision(part="activations", choice=choice, why=why)
+
+
+def choose_kernels(hardware: Hardware, triton: bool) -> Decision:
+    """Which kernels fast layers run.
+
+    Args:
+        hardware: the machine.
+        triton: whether Triton is installed.
+    """
+    if not hardware.is_cuda:
+        return Decision(part="kernels", choice="plain torch", why="Triton's kernels are for GPUs; same numbers")
+    if triton:
+        return Decision(part="kernels", choice="Triton", why="on a GPU")
+    why = "Triton is not installed: slower, same numbers; `pip install triton` brings it"
+    return Decision(part="kernels", choice="plain torch", why=why, fallback=True)
 
 
 def activation_room(hardware: Hardware, free_bytes: int, trained_bytes: int, logits_bytes: int) -> int:

@@ -91,7 +91,8 @@ def test_hooks_are_heard(part):
 
 def test_a_cache_in_training_runs_plain_and_is_said():
     model, _ = fast_model()
-    gradients(model, use_cache=True)
+    with pytest.warns(UserWarning, match="slower forward: a key/value cache is kept"):
+        gradients(model, use_cache=True)
     assert refused_in_training(model) == {"a key/value cache is kept (use_cache=False trains faster)"}
 
 

@@ -5,9 +5,10 @@ import copy
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from torch.nn import functional as F
 from transformers import LlamaConfig
 
-from hasten.blocks.apply import apply, refused_in_training, set_policies
+from hasten.blocks.apply import apply, gives_loss, refused_in_training, set_policies
 from hasten.blocks.packed_attention import packed_attention
 from hasten.data.packing import PackedCollator
 from hasten.policies import POLICIES
@@ -49,9 +50,16 @@ def packed(model):
     labels = batch.pop("labels")
     del batch["counts"]
     model.zero_grad()
-    with packed_attention(model):
-        out = model(**batch, hasten_targets=labels[0, batch["logits_to_keep"] + 1])
-        out.loss.backward()
+    # As trainers run 16-bit models: adapters are kept in float32 and computed in 16 bit.
+    with (
+        packed_attention(model),
+        torch.autocast(model.device.type, dtype=model.dtype, enabled=model.dtype != torch.float32),
+    ):
+        targets = labels[0, batch["logits_to_keep"] + 1]
+        if gives_loss(model):
+            model(**batch, hasten_targets=targets).loss.backward()
+        else:
+            F.cross_entropy(model(**batch, use_cache=False).logits[0].float(), targets, reduction="sum").backward()
     return gradients(model)
 
 
@@ -87,10 +95,11 @@ def test_policies_and_packing_agree(policy):
     again = packed(model)
     # Same kernels, same values; attention's backward adds in any order, which is all that may differ.
     assert (again - kept).norm() <= 2.0**-8 * kept.norm()
-    exact = model_of(torch.float32)
-    exact.load_state_dict({name: value.float() for name, value in model.state_dict().items()})
-    apply(exact)
-    assert (kept - packed(exact)).norm() <= 2.0**-5 * kept.norm()
+    exact, plain = model_of(torch.float32), model_of(torch.bfloat16)
+    for other in (exact, plain):
+        other.load_state_dict(model.state_dict())
+    truth = packed(exact)
+    assert (kept - truth).norm() <= 1.2 * (packed(plain) - truth).norm()
     assert refused_in_training(model) == set()
 
 

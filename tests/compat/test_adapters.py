@@ -171,11 +171,14 @@ def test_embedding_and_head_are_trained_in_full(tmp_path, capsys):
         ("auto", "cpu", "keep"),
     ],
 )
-def test_checkpointing(loaded, wanted, device, policy, monkeypatch):
+def test_checkpointing(loaded, wanted, device, policy, monkeypatch, capsys):
     machine = dataclasses.replace(probe(), device=device)
     monkeypatch.setattr(fast, "probe", lambda: machine)
+    monkeypatch.setattr(fast, "free_bytes", lambda hardware: 2**34)
     model = FastLanguageModel.get_peft_model(loaded[0], use_gradient_checkpointing=wanted)
     assert {layer.hasten_fast.effective for layer in model.get_base_model().model.layers} == {policy}
+    said = capsys.readouterr().err
+    assert ("nothing is moved" in said) is (wanted == "unsloth" and device == "cpu")
 
 
 @pytest.mark.parametrize("wanted", [1, 0, "yes", None])

@@ -112,7 +112,7 @@ def test_triton_on_a_cpu_is_refused_outside_the_interpreter(monkeypatch):
 
 
 def test_rounds_cover_all_rows():
-    from hasten.kernels.choice import rounds_of
+    from hasten.kernels.rows import rounds_of
 
     assert [rounds_of(rows, 1, 4) for rows in (0, 1, 4, 5, 8, 9, 17, 33)] == [1, 1, 1, 2, 2, 4, 8, 16]
     assert rounds_of(8192, 2, 1024) == 4

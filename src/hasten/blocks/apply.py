@@ -166,7 +166,7 @@ def gives_loss(model: Any) -> bool:
 
 
 def _swap(layer: nn.Module, fast: Fast) -> None:
-    # An instance attribute would hide the class's property from no one, but never be asked: take it out first.
+    # transformers sets this on the instance, where the class's property would never be asked.
     wanted = layer.__dict__.pop("gradient_checkpointing", False)
     layer.hasten_fast = fast  # type: ignore[assignment]
     layer.__class__ = fast_class(type(layer))

@@ -11,6 +11,7 @@ kept for that is the policy's choice (`hasten.policies`).
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -90,6 +91,7 @@ class FastLayer(nn.Module):
             if not (self.training and torch.is_grad_enabled()):
                 return plain(hidden_states, attention_mask, position_ids, *args, **kwargs)
             fast.refused.add(reason)
+            warnings.warn(f"a fast layer runs its own, slower forward: {reason}", stacklevel=2)  # shown once per reason
             cached = any(kwargs.get(name) is not None for name in CACHES)
             if fast.effective in ("recompute", "offload") and not cached:  # what was promised of memory holds here too
                 call = partial(plain, hidden_states, attention_mask, position_ids, *args, **kwargs)

@@ -7,9 +7,8 @@ is widened by B's columns and the input by A x:
     [dx', dxA] = dy [W, B]          so the gradient of xA costs nothing extra
     dx = dx' + dxA (s A)            dA = s dxA^T x            dB = dy^T xA
 
-So an adapter never makes a pass over the output, as adding B (A x) afterwards does (a read and a write of y: on an
-H100 a fifth of the product's own time, docs/LOG.md). For several projections B is
-block-diagonal: each has its own columns.
+So an adapter never makes a pass over the output, as adding B (A x) afterwards does (a read and a write of y). For
+several projections B is block-diagonal: each has its own columns.
 
 The stored weights stay the model's parameters under their own names: they become views into the widened memory.
 Nothing is copied in a step but the factors (they are trained, in their own dtype). Whoever moves or replaces a weight

@@ -10,17 +10,21 @@ A model without a fast path gets transformers' own checkpointing for the last th
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from hasten.blocks.apply import apply, set_policies, widths_of
 from hasten.compat.notes import say_once
 from hasten.errors import ConfigError
-from hasten.hardware.probe import Hardware, free_bytes, probe
+from hasten.hardware.probe import free_bytes, probe
 from hasten.lora.checkpointing import disable_checkpointing, enable_checkpointing
-from hasten.plan import activation_room
-from hasten.policies import Policy, choose_policies
+from hasten.plan import choose_activations
 
-_WANTED = (True, False, "unsloth", "auto")
+_ASKED: dict[bool | str, Literal["auto", "on", "off", "offload"]] = {
+    True: "on",
+    False: "off",
+    "unsloth": "offload",
+    "auto": "auto",
+}
 _ROWS = 2
 """Rows of the longest length that "auto" makes room for; a loader does not know the batch size."""
 
@@ -39,20 +43,20 @@ def make_fast(model: Any, wanted: bool | str) -> None:
         enable_checkpointing(model) if wanted else disable_checkpointing(model)
         return
     disable_checkpointing(model)
-    set_policies(model, _policies(model, applied.of, wanted, probe()))
-
-
-def _policies(model: Any, layers: int, wanted: bool | str, hardware: Hardware) -> tuple[Policy, ...]:
-    discrete = hardware.is_cuda and not hardware.unified_memory
-    if wanted == "auto":
-        trained = sum(part.nbytes for part in model.parameters() if part.requires_grad)
-        tokens = _ROWS * getattr(model, "max_seq_length", 2048)
-        widths, vocabulary = widths_of(model), model.config.get_text_config().vocab_size
-        room = activation_room(hardware, free_bytes(hardware), trained, tokens * vocabulary * widths.item)
-        return choose_policies(layers, tokens, widths, room, offload=discrete)
-    if wanted == "unsloth":
-        return ("offload" if discrete else "recompute",) * layers
-    return ("recompute" if wanted else "keep",) * layers
+    hardware = probe()
+    policies, decision = choose_activations(
+        hardware,
+        asked=_ASKED[wanted],
+        layers=applied.of,
+        tokens=_ROWS * getattr(model, "max_seq_length", 2048),
+        widths=widths_of(model),
+        free_bytes=free_bytes(hardware),
+        trained_bytes=sum(part.nbytes for part in model.parameters() if part.requires_grad),
+        vocabulary=model.config.get_text_config().vocab_size,
+    )
+    set_policies(model, policies)
+    if wanted in ("unsloth", "auto"):
+        say_once(f"activations: {decision.choice}: {decision.why}")
 
 
 def check_checkpointing(wanted: object) -> None:
@@ -61,6 +65,6 @@ def check_checkpointing(wanted: object) -> None:
     Raises:
         ConfigError: naming the value.
     """
-    if wanted not in _WANTED or wanted in (0, 1) and not isinstance(wanted, bool):
+    if not isinstance(wanted, bool | str) or wanted not in _ASKED:
         rule = "It is True, False, 'unsloth' or 'auto'."
         raise ConfigError("use_gradient_checkpointing", repr(wanted), rule, "Use True.")

@@ -59,16 +59,3 @@ def interpreting() -> bool:
 def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
     """What sums are made in: float32, or float64 for float64."""
     return torch.promote_types(dtype, torch.float32)
-
-
-def rounds_of(rows: int, per_program: int, programs: int) -> int:
-    """How often each program takes its rows: a power of two, so that few variants are compiled; masks cut the rest.
-
-    Args:
-        rows: how many there are.
-        per_program: how many a program takes at once.
-        programs: how many share them.
-    """
-    tiles = -(-rows // per_program)
-    needed = max(1, -(-tiles // max(programs, 1)))
-    return 1 << (needed - 1).bit_length()

@@ -21,7 +21,7 @@ import torch
 from rich.console import Console
 
 from hasten import schema
-from hasten.blocks.apply import Applied, apply, set_policies, widths_of
+from hasten.blocks.apply import Applied, apply, refused_in_training, set_policies, widths_of
 from hasten.data.generation_tag import without_markers
 from hasten.data.packing import Example, lengths_of
 from hasten.data.prepare import Prepared, split
@@ -38,7 +38,7 @@ from hasten.loading.source import DEMO
 from hasten.lora.attach import attach, trainable_parameters
 from hasten.lora.checkpointing import enable_checkpointing
 from hasten.lora.save import refuse_untouched, save_adapter
-from hasten.plan import Decision, Plan, Request, choose_activations, make_plan
+from hasten.plan import Decision, Plan, Request, choose_activations, choose_kernels, make_plan
 from hasten.report.console import make_console
 from hasten.report.progress import TrainingProgress
 from hasten.report.rows_progress import rows_progress
@@ -72,6 +72,8 @@ class Result:
     total_s: float
     steps: int
     stopped: bool
+    fallbacks: list[str] = field(default_factory=list)
+    """Why fast layers have run their own forward in training; empty: they have not."""
     samples: list[Sample] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
@@ -314,20 +316,11 @@ def _decisions(job: Job) -> list[Decision]:
             why=job.fast.line(),
             fallback=not job.fast.complete,
         ),
-        *([_kernels(job.hardware)] if job.fast.layers or job.fast.head else []),
+        *([choose_kernels(job.hardware, has_triton())] if job.fast.layers or job.fast.head else []),
         *([job.activations] if job.activations else []),
         Decision(part="adapter", choice=f"{trained:,} of {total:,} values trained", why=f"LoRA r{job.config.lora.r}"),
         *(Decision(part="note", choice=note, why="found while loading") for note in job.notes),
     ]
-
-
-def _kernels(hardware: Hardware) -> Decision:
-    if not hardware.is_cuda:
-        return Decision(part="kernels", choice="plain torch", why="Triton's kernels are for GPUs; same numbers")
-    if has_triton():
-        return Decision(part="kernels", choice="Triton", why="on a GPU")
-    why = "Triton is not installed: slower, same numbers; `pip install triton` brings it"
-    return Decision(part="kernels", choice="plain torch", why=why, fallback=True)
 
 
 def _print_header(console: Console, run: RunFolder, decisions: Sequence[Decision], job: Job) -> None:
@@ -389,6 +382,7 @@ def _run(job: Job, run: RunFolder, status: StatusWriter, console: Console, start
         total_s=time.perf_counter() - started,
         steps=trainer.state.global_step,
         stopped=requests.stopped,
+        fallbacks=sorted(refused_in_training(job.model)),
         samples=job.samples if settings.samples else [],
     )
 

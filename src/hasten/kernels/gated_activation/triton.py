@@ -22,7 +22,7 @@ def pick_blocks(columns: int) -> tuple[int, int]:
 
 
 def pick_tile(rows: int) -> tuple[int, int, int]:
-    """Rows and columns of a tile, warps: the fastest of fourteen on an H100 (docs/LOG.md)."""
+    """Rows and columns of a tile, warps."""
     return (16 if rows <= 16 else 32), 64, 4
 
 

@@ -8,6 +8,7 @@ import torch
 
 from hasten.kernels.choice import Impl, accumulation_dtype, choose
 from hasten.kernels.layer_norm import reference
+from hasten.kernels.rows import flat_rows
 
 
 def layer_norm(
@@ -44,8 +45,8 @@ def layer_norm(
     Raises:
         CapabilityError: Triton was asked for and cannot run here.
     """
-    rows = _rows(x)
-    added = None if residual is None else _rows(residual)
+    rows = flat_rows(x)
+    added = None if residual is None else flat_rows(residual)
     shift = None if bias is None else bias.contiguous()
     y, h, _, _ = _layer_norm(rows, added, weight.contiguous(), shift, eps, impl)
     return y.view(x.shape) if residual is None else (y.view(x.shape), h.view(x.shape))
@@ -108,12 +109,6 @@ def backward(
 
         return kernels.layer_norm_bwd(dy, h, mean, rstd, weight_D, dresidual, need_dw)
     return reference.layer_norm_bwd(dy, h, mean, rstd, weight_D, dresidual, need_dw)
-
-
-def _rows(x: torch.Tensor) -> torch.Tensor:
-    """``[R, D]``, copied only where the kernels could not read it: they take columns to be neighbours in memory."""
-    rows = x.reshape(-1, x.shape[-1])
-    return rows if rows.stride(-1) == 1 else rows.contiguous()
 
 
 @torch.library.custom_op("hasten::layer_norm", mutates_args=())

@@ -8,6 +8,7 @@ import torch
 
 from hasten.kernels.choice import Impl, accumulation_dtype, choose
 from hasten.kernels.rms_norm import reference
+from hasten.kernels.rows import flat_rows
 
 
 def rms_norm(
@@ -44,15 +45,9 @@ def rms_norm(
     Raises:
         CapabilityError: Triton was asked for and cannot run here.
     """
-    rows, others = _rows(x), None if residual is None else _rows(residual)
+    rows, others = flat_rows(x), None if residual is None else flat_rows(residual)
     y, h, _ = _rms_norm(rows, others, weight.contiguous(), eps, plus_one, impl)
     return y.view(x.shape) if residual is None else (y.view(x.shape), h.view(x.shape))
-
-
-def _rows(x: torch.Tensor) -> torch.Tensor:
-    """``[R, D]`` with contiguous rows, which the kernels read as such."""
-    rows = x.reshape(-1, x.shape[-1])
-    return rows if rows.stride(-1) == 1 else rows.contiguous()
 
 
 def forward(

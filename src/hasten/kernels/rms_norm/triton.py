@@ -11,7 +11,7 @@ import torch
 import triton
 import triton.language as tl
 
-from hasten.kernels.choice import rounds_of
+from hasten.kernels.rows import rounds_of, row_strides
 
 MOST_PROGRAMS = 1024
 """Programs that share the rows when the weight's gradient is summed: one partial sum each."""
@@ -89,13 +89,6 @@ def rms_norm_bwd_kernel(
         tl.store(dw_ptr + program * D + column, tl.sum(dw, axis=0), mask=column < D)
 
 
-def _strides(x: torch.Tensor | None) -> tuple[int, int]:
-    """Outer and inner row stride of ``[R, D]`` or ``[R, H, D]``."""
-    if x is None:
-        return 0, 0
-    return (x.stride(0), x.stride(1)) if x.ndim == 3 else (x.stride(0), 0)
-
-
 def rms_norm_fwd(
     x: torch.Tensor,
     weight_D: torch.Tensor,
@@ -113,7 +106,7 @@ def rms_norm_fwd(
         block, per_program, warps = pick_blocks(x.shape[-1])
         rms_norm_fwd_kernel[(triton.cdiv(rows, per_program),)](
             x, residual, weight_D, y, h, rstd,
-            rows, inner, x.shape[-1], *_strides(x), *_strides(residual), *_strides(y), *_strides(h), eps,
+            rows, inner, x.shape[-1], *row_strides(x), *row_strides(residual), *row_strides(y), *row_strides(h), eps,
             PLUS_ONE=plus_one, ADD=residual is not None, BLOCK_D=block, ROWS=per_program, num_warps=warps,
         )  # fmt: skip
     return y, rstd, h
@@ -139,7 +132,7 @@ def rms_norm_bwd(
     if rows:
         rms_norm_bwd_kernel[(programs,)](
             dy, h, weight_D, rstd, dresidual, dh, partial,
-            rows, inner, width, *_strides(dy), *_strides(h), *_strides(dresidual), *_strides(dh),
+            rows, inner, width, *row_strides(dy), *row_strides(h), *row_strides(dresidual), *row_strides(dh),
             PLUS_ONE=plus_one, ADD=dresidual is not None, NEED_DW=need_dw, BLOCK_D=block, ROWS=per_program,
             ROUNDS=rounds_of(rows, per_program, programs),
             num_warps=warps,
