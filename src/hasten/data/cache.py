@@ -104,9 +104,11 @@ def store(cache: Path, key: str, make: Callable[[Path], tuple[Documents, DataRep
             with new_folder(made) as folder:
                 report = make(folder)[1]
                 (folder / _REPORT).write_text(json.dumps(report.as_dict()), encoding="utf-8")
-            if load(cache, key) is None:
-                shutil.rmtree(path, ignore_errors=True)  # what is left of a damaged one
-                with contextlib.suppress(OSError):  # another process was faster
+            with contextlib.suppress(OSError):  # another process was faster, or a damaged entry is in the way
+                made.rename(path)
+            if made.exists() and load(cache, key) is None:  # damaged; one that others have just made is never removed
+                shutil.rmtree(path, ignore_errors=True)
+                with contextlib.suppress(OSError):
                     made.rename(path)
         found = load(cache, key)
         if found is None:
