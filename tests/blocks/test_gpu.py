@@ -28,8 +28,8 @@ SIZES = {
 }
 
 
-def model_of(dtype):
-    torch.manual_seed(0)
+def model_of(dtype, seed=0):
+    torch.manual_seed(seed)
     model = get_peft_model(
         tiny.of_config(LlamaConfig(**SIZES)).to("cuda", dtype),
         LoraConfig(task_type="CAUSAL_LM", r=6, target_modules="all-linear", init_lora_weights=False),
@@ -95,12 +95,22 @@ def test_policies_and_packing_agree(policy):
     again = packed(model)
     # Same kernels, same values; attention's backward adds in any order, which is all that may differ.
     assert (again - kept).norm() <= 2.0**-8 * kept.norm()
-    exact, plain = model_of(torch.float32), model_of(torch.bfloat16)
-    for other in (exact, plain):
-        other.load_state_dict(model.state_dict())
-    truth = packed(exact)
-    assert (kept - truth).norm() <= 1.2 * (packed(plain) - truth).norm()
     assert refused_in_training(model) == set()
+
+
+def test_packed_gradients_are_as_good_as_transformers():
+    """Over several models: the error of one is chance, between 0.6 and 1.4 times that of the other."""
+    own = theirs = 0.0
+    for seed in range(8):
+        fast, plain, exact = model_of(torch.bfloat16, seed), model_of(torch.bfloat16, seed), model_of(torch.float32)
+        for other in (exact, plain):
+            other.load_state_dict(fast.state_dict())
+        assert apply(fast).complete
+        truth = packed(exact)
+        own += float((packed(fast) - truth).square().sum() / truth.square().sum())
+        theirs += float((packed(plain) - truth).square().sum() / truth.square().sum())
+        assert refused_in_training(fast) == set()
+    assert 0 < own <= 1.2**2 * theirs
 
 
 def test_deterministic_steps_repeat_bit_by_bit():

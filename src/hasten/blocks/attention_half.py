@@ -22,6 +22,7 @@ from hasten.blocks.attention import Attended, View, attend
 from hasten.blocks.norms import Norm
 from hasten.blocks.projections import Operand, ProjectionGroup
 from hasten.kernels.rope import op as rope
+from hasten.kernels.rows import copy_rows
 from hasten.policies import Keeps
 
 
@@ -128,7 +129,7 @@ class AttentionHalf:
         dquery, dkey, dvalue = saved.attended.backward(do_MO.unflatten(1, (-1, self.head_width)).view_as(output_BTHE))
         dqkv_MN = do_MO.new_empty((len(h_MD), (self.heads + 2 * self.key_value_heads) * self.head_width))
         head_gradients = self._turn_back(call, saved, dqkv_MN, dquery.flatten(0, 1), dkey.flatten(0, 1))
-        self._heads(dqkv_MN)[2].copy_(dvalue.flatten(0, 1))
+        copy_rows(self._heads(dqkv_MN)[2], dvalue.flatten(0, 1))
         need_norm = need_dh or self.norm.weight.requires_grad
         dx_MD, dxa_MP = call.qkv.input_gradient(dqkv_MN, need_dx=need_norm)
         x_MD = saved.x_MD
@@ -153,7 +154,7 @@ class AttentionHalf:
         o_MO = attended.output_BTHD.detach().reshape(len(h_MD), -1)
         if call.out.widened and need_oa:
             o_MOP = call.out.input_buffer(len(h_MD), h_MD)
-            o_MOP[:, : call.out.width].copy_(o_MO)
+            copy_rows(o_MOP[:, : call.out.width], o_MO)
         else:
             o_MOP = o_MO
         if output:

@@ -95,7 +95,8 @@ class MlpHalf:
         inner = call.down.width
         dy_MD = dout_MD.to(call.down.weight_NKP.dtype)
         da_MI, daa_MP = call.down.parts_of_input_gradient(dy_MD)
-        lora = None if call.down.A_PK is None else (daa_MP, call.down.A_PK)
+        used = call.down.occupied
+        lora = None if call.down.A_PK is None else (daa_MP[:, :used], call.down.A_PK[:used])
         gate, up = saved.gate_up_MN[:, :inner], saved.gate_up_MN[:, inner:]
         a_MI = saved.a_MI
         again = call.down.input_buffer(len(h_MD), h_MD)[:, :inner] if a_MI is None else None

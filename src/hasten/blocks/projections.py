@@ -67,6 +67,12 @@ class Operand:
         return self.weight_NKP.shape[1] - self.width
 
     @cached_property
+    def occupied(self) -> int:
+        """Columns that hold factors, rounded up to a power of two (at least 16) as far as there are columns."""
+        used = self.factors[-1].columns.stop if self.factors else 0
+        return min(self.widened, max(16, 1 << (used - 1).bit_length())) if used else 0
+
+    @cached_property
     def learnt(self) -> list[torch.Tensor]:
         """Every parameter whose gradient `parameter_gradients` gives, in its order."""
         found: list[torch.Tensor] = [*self.weights, *(bias for bias in self.biases if bias is not None)]
@@ -123,8 +129,9 @@ class Operand:
                 gradients.append(None if summed is None else summed.to(bias.dtype))
         if not self.factors:
             return gradients
-        dA_PK = product(dxa_MP.t(), x_MK)
-        dB_NP = product(dy_MN.t(), xa_MP)
+        used = self.factors[-1].columns.stop
+        dA_PK = product(dxa_MP[:, :used].t(), x_MK)
+        dB_NP = product(dy_MN.t(), xa_MP[:, :used])
         for part in self.factors:
             dA, dB = dA_PK[part.columns], dB_NP[part.rows, part.columns]
             dA = dA if part.scale == 1.0 else dA * part.scale

@@ -20,8 +20,8 @@ LOWEST = tl.constexpr(-3.0e38)
 
 def pick_blocks(vocabulary: int) -> tuple[int, int]:
     """Block of columns, warps: 16 values a thread for large vocabularies."""
-    block = min(max(triton.next_power_of_2(vocabulary), 16), 8192)
-    return block, 16 if block == 8192 else 4
+    block = min(max(triton.next_power_of_2(vocabulary), 16), 16384)
+    return block, max(4, block // 512)
 
 
 @triton.jit

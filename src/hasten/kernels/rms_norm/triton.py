@@ -13,6 +13,7 @@ import triton.language as tl
 
 from hasten.kernels.rows import rounds_of, row_strides
 
+STAGES = 1
 MOST_PROGRAMS = 1024
 """Programs that share the rows when the weight's gradient is summed: one partial sum each."""
 
@@ -56,7 +57,7 @@ def rms_norm_bwd_kernel(
     dy_ptr, h_ptr, w_ptr, rstd_ptr, dres_ptr, dh_ptr, dw_ptr,
     rows, H, D, dy_r, dy_h, h_r, h_h, dres_r, dres_h, dh_r, dh_h,
     PLUS_ONE: tl.constexpr, ADD: tl.constexpr, NEED_DW: tl.constexpr,
-    BLOCK_D: tl.constexpr, ROWS: tl.constexpr, ROUNDS: tl.constexpr,
+    BLOCK_D: tl.constexpr, ROWS: tl.constexpr, ROUNDS: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     program, programs = tl.program_id(0).to(tl.int64), tl.num_programs(0)
     column = tl.arange(0, BLOCK_D)
@@ -64,7 +65,7 @@ def rms_norm_bwd_kernel(
     if PLUS_ONE:
         w += 1.0
     dw = tl.zeros((ROWS, BLOCK_D), dtype=tl.float32)
-    for turn in range(ROUNDS):
+    for turn in tl.range(ROUNDS, num_stages=STAGES):
         row = (turn * programs + program) * ROWS + tl.arange(0, ROWS)
         mask = (row < rows)[:, None] & (column < D)[None, :]
         outer, inner = row // H, row % H
@@ -134,7 +135,7 @@ def rms_norm_bwd(
             dy, h, weight_D, rstd, dresidual, dh, partial,
             rows, inner, width, *row_strides(dy), *row_strides(h), *row_strides(dresidual), *row_strides(dh),
             PLUS_ONE=plus_one, ADD=dresidual is not None, NEED_DW=need_dw, BLOCK_D=block, ROWS=per_program,
-            ROUNDS=rounds_of(rows, per_program, programs),
+            ROUNDS=rounds_of(rows, per_program, programs), STAGES=STAGES,
             num_warps=warps,
         )  # fmt: skip
     return dh, partial.sum(0) if partial is not None else None
