@@ -1,4 +1,4 @@
-"""A training-step case: every arm in a process of its own, checked against each other, in one table."""
+"""A case of several arms: each in a process of its own, checked against each other, in one table."""
 
 from __future__ import annotations
 
@@ -13,27 +13,38 @@ HERE = Path(__file__).parent
 # bfloat16 arms round differently at every product: their losses agree to about 2^-8 of themselves at worst.
 LOSS_TOLERANCE = 2.0**-8
 NORM_TOLERANCE = 2.0**-5
+TOLERANCES = {"loss_first": LOSS_TOLERANCE, "grad_norm": NORM_TOLERANCE}
 
 
-def run_arms(arms: list[str], base: dict[str, Any]) -> dict[str, Any]:
+def run_arms(
+    arms: list[str],
+    base: dict[str, Any],
+    *,
+    program: str = "step_arm.py",
+    tolerances: dict[str, float] = TOLERANCES,
+    private: dict[str, Any] | None = None,
+) -> dict[str, Any]:
     """Measure the arms; one that fails is reported with its last line, not left out.
 
     Args:
         arms: names; the first that runs is what the others are compared with.
         base: the spec without the arm.
+        program: what runs an arm.
+        tolerances: by how much of itself a figure may differ between arms.
+        private: what the program is told beside, and the result is not (temporary folders).
 
     Raises:
         SystemExit: two arms compute different things.
     """
     done: dict[str, Any] = {}
     for arm in arms:
-        done[arm] = _one({**base, "arm": arm})
+        done[arm] = _one(program, {**base, **(private or {}), "arm": arm})
         print(arm, {k: v for k, v in done[arm].items() if k != "profile"}, file=sys.stderr, flush=True)
     ran = {arm: result for arm, result in done.items() if "error" not in result}
     if ran:
         first = next(iter(ran.values()))
         for arm, result in ran.items():
-            for key, tolerance in (("loss_first", LOSS_TOLERANCE), ("grad_norm", NORM_TOLERANCE)):
+            for key, tolerance in tolerances.items():
                 if not abs(result[key] - first[key]) <= tolerance * abs(first[key]):
                     raise SystemExit(f"{arm}: {key} {result[key]} differs from {first[key]}: not the same computation")
     table(ran)
@@ -42,8 +53,9 @@ def run_arms(arms: list[str], base: dict[str, Any]) -> dict[str, Any]:
 
 def table(arms: dict[str, Any]) -> None:
     """One line per arm."""
-    columns = ("real_tok_s", "step_ms_p50", "running_tok_s", "cpu_ms_p50", "peak_allocated_gb", "first_step_s")
-    print(f"{'arm':20s}" + "".join(f"{name:>18s}" for name in (*columns, "loss_first", "grad_norm")), file=sys.stderr)
+    wanted = ("real_tok_s", "step_ms_p50", "running_tok_s", "supervised_tok_s", "peak_allocated_gb", "first_step_s")
+    columns = [name for name in wanted if any(name in result for result in arms.values())]
+    print(f"{'arm':20s}" + "".join(f"{name:>18s}" for name in [*columns, "loss_first", "grad_norm"]), file=sys.stderr)
     for arm, r in arms.items():
         figures = "".join(f"{r.get(name, 0):18.1f}" for name in columns)
         print(f"{arm:20s}{figures}{r['loss_first']:18.4f}{r['grad_norm']:18.4f}", file=sys.stderr)
@@ -60,11 +72,11 @@ def table(arms: dict[str, Any]) -> None:
                 )
 
 
-def _one(spec: dict[str, Any]) -> dict[str, Any]:
+def _one(program: str, spec: dict[str, Any]) -> dict[str, Any]:
     with NamedTemporaryFile("w", suffix=".json", encoding="utf-8") as file:
         json.dump(spec, file)
         file.flush()
-        command = [sys.executable, str(HERE / "step_arm.py"), file.name]
+        command = [sys.executable, str(HERE / program), file.name]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         return {"error": (done.stderr.strip().splitlines() or ["no output"])[-1][-400:]}
