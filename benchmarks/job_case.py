@@ -59,9 +59,14 @@ def make_model(folder: str, shape: str, tokenizer: str) -> None:
     config = LlamaConfig(**sizes, max_position_embeddings=8192, dtype=torch.bfloat16, eos_token_id=2, bos_token_id=1)
     with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
         LlamaForCausalLM._from_config(config, dtype=torch.bfloat16).save_pretrained(folder)
-    for file in Path(tokenizer).iterdir():
+    copy_tokenizer(tokenizer, folder)
+
+
+def copy_tokenizer(source: str, target: str) -> None:
+    """The tokenizer's files of one folder into another."""
+    for file in Path(source).iterdir():
         if file.name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja"):
-            shutil.copy(file, folder)
+            shutil.copy(file, target)
 
 
 def embedded_tokenizer() -> str:

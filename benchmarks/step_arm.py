@@ -7,11 +7,13 @@ every arm. A step is forward, backward and fused AdamW. `step_ms_p50` waits for 
 
 from __future__ import annotations
 
+import importlib
 import json
 import statistics
 import sys
 import time
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -51,37 +53,71 @@ TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down
 
 def make_model(spec: dict[str, Any], device: str) -> Any:
     """The model with its adapter, as the arm wants it."""
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    liger = spec["arm"].startswith("liger")
-    if liger:
+    arm = spec["arm"]
+    if arm.startswith("liger"):
         from liger_kernel.transformers import apply_liger_kernel_to_llama
 
         apply_liger_kernel_to_llama()
+    if arm.startswith("unsloth") or arm == "hasten-api":
+        return _through_api(spec, device, "unsloth" if arm.startswith("unsloth") else "hasten").train()
+    model = _base(spec, device)
+    if spec["lora"]:
+        from peft import LoraConfig, get_peft_model
+
+        lora = LoraConfig(task_type="CAUSAL_LM", r=16, lora_alpha=16, target_modules=TARGETS)
+        model = _filled(get_peft_model(model, lora))
+    return model.train()
+
+
+def _base(spec: dict[str, Any], device: str) -> Any:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
     torch.manual_seed(0)
     dtype = torch.bfloat16 if device == "cuda" else torch.float32
     config = LlamaConfig(**SHAPES[spec["shape"]], max_position_embeddings=max(8192, spec["length"]), dtype=dtype)
     with torch.device(device):
-        model = LlamaForCausalLM._from_config(config, attn_implementation="sdpa", dtype=dtype)
-    if spec["lora"]:
-        from peft import LoraConfig, get_peft_model
+        return LlamaForCausalLM._from_config(config, attn_implementation="sdpa", dtype=dtype)
 
-        torch.manual_seed(1)
-        lora = LoraConfig(task_type="CAUSAL_LM", r=16, lora_alpha=16, target_modules=TARGETS)
-        model = get_peft_model(model, lora)
-        with torch.no_grad():  # B is zero in a fresh adapter: A would have no gradient to compare
-            for name, parameter in model.named_parameters():
-                if "lora_B" in name:
-                    parameter.normal_(0, 1e-3)
-    return model.train()
+
+def _filled(model: Any) -> Any:
+    """The same factors for every arm; B is not zero as in a fresh adapter, or A would have no gradient to compare."""
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for name, parameter in sorted(model.named_parameters()):
+            if "lora_A" in name:
+                parameter.uniform_(-(parameter.shape[1] ** -0.5), parameter.shape[1] ** -0.5)
+            elif "lora_B" in name:
+                parameter.normal_(0, 1e-3)
+    return model
+
+
+def _through_api(spec: dict[str, Any], device: str, module: str) -> Any:
+    """The model as a script for Unsloth gets it, from a folder; `module` is unsloth or hasten."""
+    api = importlib.import_module(module).FastLanguageModel
+    from job_case import copy_tokenizer, embedded_tokenizer
+
+    with TemporaryDirectory() as folder:
+        _base(spec, device).save_pretrained(folder)
+        copy_tokenizer(spec.get("tokenizer") or embedded_tokenizer(), folder)
+        model, _ = api.from_pretrained(folder, max_seq_length=spec["length"], dtype=None, load_in_4bit=False)
+    model = api.get_peft_model(
+        model,
+        r=16,
+        lora_alpha=16,
+        lora_dropout=0,
+        bias="none",
+        target_modules=TARGETS,
+        use_gradient_checkpointing=False if spec["arm"].endswith("-nockpt") else "unsloth",
+    )
+    return _filled(model)
 
 
 def make_step(spec: dict[str, Any], model: Any, batch: torch.Tensor) -> Any:
     """One forward and backward of the arm; returns the mean loss as a tensor."""
     arm = spec["arm"]
-    checkpointed = not arm.endswith("-nockpt") and not arm.startswith("hasten")
+    checkpointed = not arm.endswith("-nockpt") and not arm.startswith(("hasten", "unsloth"))
     autocast = torch.autocast(batch.device.type, torch.bfloat16, enabled=batch.is_cuda)
-    if arm.startswith("hasten"):
+    if arm.startswith("hasten") and arm != "hasten-api":
         from hasten.blocks.apply import apply, set_policies
 
         applied = apply(model)
