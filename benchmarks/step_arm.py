@@ -124,16 +124,7 @@ def make_step(spec: dict[str, Any], model: Any, batch: torch.Tensor) -> Any:
         assert applied.complete, applied.line()
         policy = arm.partition("-")[2] or "keep"
         set_policies(model, [policy] * applied.of)
-        keep = torch.arange(batch.shape[1] - 1, device=batch.device)
-        targets = batch[:, 1:].reshape(-1)
-
-        def step() -> torch.Tensor:
-            out = model(input_ids=batch, use_cache=False, logits_to_keep=keep, hasten_targets=targets)
-            loss = out.loss / targets.numel()
-            loss.backward()
-            return loss.detach()
-
-        return step
+        return _packed_step(model, batch)
     if checkpointed:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         model.enable_input_require_grads()
@@ -145,6 +136,28 @@ def make_step(spec: dict[str, Any], model: Any, batch: torch.Tensor) -> Any:
         with autocast:
             loss = model(input_ids=batch, labels=batch, use_cache=False).loss
         loss.backward()
+        return loss.detach()
+
+    return step
+
+
+def _packed_step(model: Any, batch: torch.Tensor) -> Any:
+    """As hasten's trainer runs it: the rows are documents of one packed row."""
+    from hasten.blocks.packed_attention import packed_attention
+    from hasten.data.packing import PackedCollator
+
+    examples = [{"input_ids": row, "labels": row} for row in batch.tolist()]
+    packed = {
+        name: value.to(batch.device) if isinstance(value, torch.Tensor) else value
+        for name, value in PackedCollator()(examples).items()  # type: ignore[arg-type]
+    }
+    del packed["counts"]
+    targets = packed.pop("labels")[0, packed["logits_to_keep"] + 1]
+
+    def step() -> torch.Tensor:
+        with packed_attention(model), torch.autocast(batch.device.type, torch.bfloat16, enabled=batch.is_cuda):
+            loss = model(**packed, hasten_targets=targets).loss / len(targets)
+            loss.backward()
         return loss.detach()
 
     return step

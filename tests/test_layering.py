@@ -29,7 +29,6 @@ FROM_DOOR = {"__version__"}
 # Modules without a test file of their own name: the file that tests them as part of something larger.
 TESTED_BY = {
     "__init__.py": "test_import_purity.py",
-    "blocks/attention.py": "families/test_parity.py",
     "blocks/attention_half.py": "families/test_parity.py",
     "blocks/factors.py": "blocks/test_projections.py",
     "blocks/head.py": "families/test_parity.py",

@@ -15,8 +15,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
-
 from cases.cpu_demo import Hasten, Plain
+
 from hasten.cli.demo import settings
 from hasten.cli.quiet import quiet
 from hasten.report.console import make_console

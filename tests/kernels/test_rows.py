@@ -7,7 +7,9 @@ from hasten.kernels.rows import copy_rows, rounds_of
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize(("width", "pitch", "start"), [(8, 12, 0), (8, 12, 4), (6, 12, 1), (7, 9, 2), (8, 9, 0), (0, 4, 0)])
+@pytest.mark.parametrize(
+    ("width", "pitch", "start"), [(8, 12, 0), (8, 12, 4), (6, 12, 1), (7, 9, 2), (8, 9, 0), (0, 4, 0)]
+)
 def test_rows_are_copied_whatever_their_place(device, dtype, width, pitch, start):
     source = torch.randn(5, pitch, device=device).to(dtype)
     wide = torch.zeros(5, 2 * pitch, device=device, dtype=dtype)

@@ -1,6 +1,7 @@
 """Attention as blocks call it: queries, keys and values in, the right and fastest kernel of torch's chosen.
 
-Three forms: a whole causal row, packed documents, a mask that transformers made (padding, windows). torch's own order
+Three forms: a whole causal row, packed documents, a mask that transformers made (padding, windows). Documents of one
+length are a batch of whole rows. torch's own order
 of backends puts flash first; on Hopper and later cuDNN's kernel is about twice as fast for long rows (docs/LOG.md). It
 plans anew for every shape, so it is asked for only where shapes repeat: causal rows of a length that is a multiple of
 128.
@@ -38,6 +39,16 @@ class View:
     window: int | None = None
     dropout: float = 0.0
 
+    def equal_documents(self, tokens: int) -> int:
+        """How many packed documents there are, if all have one length that no window cuts; 0 otherwise.
+
+        Known without asking the device: only equal ones add up to the longest times their number.
+        """
+        if self.cu_seq_lens is None or self.longest is None or (self.window is not None and self.window < self.longest):
+            return 0
+        documents = self.cu_seq_lens.shape[0] - 1
+        return documents if documents * self.longest == tokens else 0
+
 
 @dataclass
 class Attended:
@@ -72,6 +83,11 @@ def attend(
     ordered = view.cu_seq_lens is not None and query_BTHD.is_cuda and torch.are_deterministic_algorithms_enabled()
     inputs = tuple(part.detach().requires_grad_(learn) for part in (query_BTHD, key_BTKD, value_BTKD))
     with torch.set_grad_enabled(learn):
+        documents = 0 if ordered else view.equal_documents(query_BTHD.shape[1])
+        if documents:
+            rows = [part.unflatten(1, (documents, -1)).squeeze(0).transpose(1, 2) for part in inputs]
+            output = _dense(rows[0], rows[1], rows[2], view).transpose(1, 2).flatten(0, 1).unsqueeze(0)
+            return Attended(output, inputs)
         query, key, value = (part.transpose(1, 2) for part in inputs)
         if view.cu_seq_lens is not None:
             output, _ = packed_attention_forward(

@@ -11,10 +11,8 @@ import torch
 import triton
 import triton.language as tl
 
+from hasten.kernels.column_sums.triton import Shares, column_sums, share
 from hasten.kernels.rows import rounds_of, row_strides
-
-MOST_PROGRAMS = 1024
-"""Programs that share the rows when gradients of weight and bias are summed: one partial sum of each."""
 
 
 def pick_blocks(width: int) -> tuple[int, int, int]:
@@ -59,14 +57,14 @@ def layer_norm_bwd_kernel(
     dy_ptr, h_ptr, w_ptr, mean_ptr, rstd_ptr, dres_ptr, dh_ptr, dw_ptr, db_ptr,
     rows, H, D, dy_r, dy_h, h_r, h_h, dres_r, dres_h, dh_r, dh_h,
     ADD: tl.constexpr, NEED_DW: tl.constexpr,
-    BLOCK_D: tl.constexpr, ROWS: tl.constexpr, ROUNDS: tl.constexpr,
+    BLOCK_D: tl.constexpr, ROWS: tl.constexpr, ROUNDS: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     program, programs = tl.program_id(0).to(tl.int64), tl.num_programs(0)
     column = tl.arange(0, BLOCK_D)
     w = tl.load(w_ptr + column, mask=column < D, other=0.0).to(tl.float32)
     dw = tl.zeros((ROWS, BLOCK_D), dtype=tl.float32)
     db = tl.zeros((ROWS, BLOCK_D), dtype=tl.float32)
-    for turn in range(ROUNDS):
+    for turn in tl.range(ROUNDS, num_stages=STAGES):
         row = (turn * programs + program) * ROWS + tl.arange(0, ROWS)
         mask = (row < rows)[:, None] & (column < D)[None, :]
         outer, inner = row // H, row % H
@@ -132,16 +130,16 @@ def layer_norm_bwd(
     dh = torch.empty(h.shape, dtype=h.dtype, device=h.device)
     width, inner, rows = h.shape[-1], (h.shape[1] if h.ndim == 3 else 1), rstd.numel()
     block, per_program, warps = pick_blocks(width)
-    programs = triton.cdiv(rows, per_program)
+    own = Shares(per_program, triton.cdiv(rows, per_program), warps, stages=1)
     if need_dw:
-        programs = min(programs, MOST_PROGRAMS)
-    dw = torch.empty((programs, width), dtype=torch.float32, device=h.device) if need_dw else None
-    db = torch.empty((programs, width), dtype=torch.float32, device=h.device) if need_dw else None
+        own = share(rows, block, h, inputs=2 if dresidual is None else 3)
+    dw = torch.empty((own.programs, width), dtype=torch.float32, device=h.device) if need_dw else None
+    db = torch.empty((own.programs, width), dtype=torch.float32, device=h.device) if need_dw else None
     if rows:
-        layer_norm_bwd_kernel[(programs,)](
+        layer_norm_bwd_kernel[(own.programs,)](
             dy, h, weight_D, mean, rstd, dresidual, dh, dw, db,
             rows, inner, width, *row_strides(dy), *row_strides(h), *row_strides(dresidual), *row_strides(dh),
-            ADD=dresidual is not None, NEED_DW=need_dw, BLOCK_D=block, ROWS=per_program,
-            ROUNDS=rounds_of(rows, per_program, programs), num_warps=warps,
+            ADD=dresidual is not None, NEED_DW=need_dw, BLOCK_D=block, ROWS=own.per_program,
+            ROUNDS=rounds_of(rows, own.per_program, own.programs), STAGES=own.stages, num_warps=own.warps,
         )  # fmt: skip
-    return dh, (None if dw is None else dw.sum(0)), (None if db is None else db.sum(0))
+    return dh, None if dw is None else column_sums(dw), None if db is None else column_sums(db)

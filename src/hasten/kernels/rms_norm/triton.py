@@ -11,11 +11,8 @@ import torch
 import triton
 import triton.language as tl
 
+from hasten.kernels.column_sums.triton import Shares, column_sums, share
 from hasten.kernels.rows import rounds_of, row_strides
-
-STAGES = 1
-MOST_PROGRAMS = 1024
-"""Programs that share the rows when the weight's gradient is summed: one partial sum each."""
 
 
 def pick_blocks(width: int) -> tuple[int, int, int]:
@@ -126,16 +123,15 @@ def rms_norm_bwd(
     dh = torch.empty(h.shape, dtype=h.dtype, device=h.device)
     width, inner, rows = h.shape[-1], (h.shape[1] if h.ndim == 3 else 1), rstd.numel()
     block, per_program, warps = pick_blocks(width)
-    programs = triton.cdiv(rows, per_program)
+    own = Shares(per_program, triton.cdiv(rows, per_program), warps, stages=1)
     if need_dw:
-        programs = min(programs, MOST_PROGRAMS)
-    partial = torch.empty((programs, width), dtype=torch.float32, device=h.device) if need_dw else None
+        own = share(rows, block, h, inputs=2 if dresidual is None else 3)
+    partial = torch.empty((own.programs, width), dtype=torch.float32, device=h.device) if need_dw else None
     if rows:
-        rms_norm_bwd_kernel[(programs,)](
+        rms_norm_bwd_kernel[(own.programs,)](
             dy, h, weight_D, rstd, dresidual, dh, partial,
             rows, inner, width, *row_strides(dy), *row_strides(h), *row_strides(dresidual), *row_strides(dh),
-            PLUS_ONE=plus_one, ADD=dresidual is not None, NEED_DW=need_dw, BLOCK_D=block, ROWS=per_program,
-            ROUNDS=rounds_of(rows, per_program, programs), STAGES=STAGES,
-            num_warps=warps,
+            PLUS_ONE=plus_one, ADD=dresidual is not None, NEED_DW=need_dw, BLOCK_D=block, ROWS=own.per_program,
+            ROUNDS=rounds_of(rows, own.per_program, own.programs), STAGES=own.stages, num_warps=own.warps,
         )  # fmt: skip
-    return dh, partial.sum(0) if partial is not None else None
+    return dh, None if partial is None else column_sums(partial)

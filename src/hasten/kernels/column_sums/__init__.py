@@ -1,0 +1,1 @@
+"""Partial sums of programs added up; see README.md."""
