@@ -62,7 +62,6 @@ TESTED_BY = {
     "compat/stand_ins.py": "compat/test_script.py",
     "compat/target_choice.py": "compat/test_adapters.py",
     "kernels/choice.py": "kernels/test_rms_norm.py",
-    "kernels/rows.py": "kernels/test_rms_norm.py",
     "lora/checkpointing.py": "lora/test_attach.py",
     "training/record.py": "training/test_job.py",
     "training/rows.py": "cli/test_data_command.py",
