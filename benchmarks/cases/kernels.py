@@ -8,6 +8,7 @@ those that the operation must move, whoever computes it.
 
 from __future__ import annotations
 
+import statistics
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -41,11 +42,19 @@ def _say(name: str, line: dict[str, float], figure: str) -> None:
     )
 
 
-def _time(call: Callable[[], Any], repeat: int = 100) -> float:
-    from triton.testing import do_bench
-
-    call()
-    return 1e3 * do_bench(call, warmup=10, rep=repeat, return_mode="median")
+def _time(call: Callable[[], Any], repeat: int = 40) -> float:
+    """Median in microseconds, with a cold cache; what empties it also hides the time that a launch takes to ask for."""
+    cache = torch.empty(2**27, dtype=torch.int64, device="cuda")
+    spans = [[torch.cuda.Event(enable_timing=True) for _ in range(2)] for _ in range(repeat)]
+    for _ in range(3):
+        call()
+    for begin, end in spans:
+        cache.zero_()
+        begin.record()
+        call()
+        end.record()
+    torch.cuda.synchronize()
+    return statistics.median(1e3 * begin.elapsed_time(end) for begin, end in spans)
 
 
 def _copy_rate() -> float:

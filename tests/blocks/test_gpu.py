@@ -1,6 +1,7 @@
 """On a CUDA device: fast layers in 16 bit are right, packed and padded, with every policy, and repeat themselves."""
 
 import copy
+import statistics
 
 import pytest
 import torch
@@ -99,18 +100,18 @@ def test_policies_and_packing_agree(policy):
 
 
 def test_packed_gradients_are_as_good_as_transformers():
-    """Over several models: the error of one is chance, between 0.6 and 1.4 times that of the other."""
-    own = theirs = 0.0
+    """In the mean over models: the error of a single one is chance, between 0.6 and 1.4 times that of the other."""
+    ratios = []
     for seed in range(8):
         fast, plain, exact = model_of(torch.bfloat16, seed), model_of(torch.bfloat16, seed), model_of(torch.float32)
         for other in (exact, plain):
             other.load_state_dict(fast.state_dict())
         assert apply(fast).complete
         truth = packed(exact)
-        own += float((packed(fast) - truth).square().sum() / truth.square().sum())
-        theirs += float((packed(plain) - truth).square().sum() / truth.square().sum())
+        own, theirs = ((packed(model) - truth).norm() for model in (fast, plain))
+        ratios.append(float(own / theirs))
         assert refused_in_training(fast) == set()
-    assert 0 < own <= 1.2**2 * theirs
+    assert 0 < statistics.geometric_mean(ratios) <= 1.2
 
 
 def test_deterministic_steps_repeat_bit_by_bit():

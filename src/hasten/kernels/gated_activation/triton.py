@@ -16,9 +16,9 @@ KINDS = {"silu": 0, "gelu": 1, "gelu_tanh": 2}
 
 
 def pick_blocks(columns: int) -> tuple[int, int]:
-    """Block of columns, warps: 16 values a thread, two 16-byte accesses of 16-bit values."""
-    block = min(max(triton.next_power_of_2(columns), 16), 4096)
-    return block, max(1, min(8, block // 512))
+    """Block of columns, warps: 8 values a thread, which is a 16-byte access of 16-bit values."""
+    block = min(max(triton.next_power_of_2(columns), 16), 2048)
+    return block, max(1, block // 256)
 
 
 def pick_tile(rows: int) -> tuple[int, int, int]:
