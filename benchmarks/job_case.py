@@ -59,6 +59,8 @@ def make_model(folder: str, shape: str, tokenizer: str) -> None:
     config = LlamaConfig(**sizes, max_position_embeddings=8192, dtype=torch.bfloat16, eos_token_id=2, bos_token_id=1)
     with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
         LlamaForCausalLM._from_config(config, dtype=torch.bfloat16).save_pretrained(folder)
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()  # the arms' processes need the memory
     copy_tokenizer(tokenizer, folder)
 
 

@@ -1,4 +1,4 @@
-"""On a CUDA device: packed attention is right in 16 bit, a run learns, and CPU and GPU agree."""
+"""On a CUDA device: packed attention is right in 16 bit, a run learns without waits, and CPU and GPU agree."""
 
 import pytest
 import torch
@@ -88,3 +88,62 @@ def test_gpu_and_cpu_give_the_same_run_in_float32(tiny_values, monkeypatch):
     cpu = train(combine(tiny_values))
     # Four steps of float32 in another summation order (and TF32 off, torch's default for products).
     assert gpu.losses == pytest.approx(cpu.losses, abs=2e-4)
+
+
+def each_trainer(patch, change):
+    """Change the trainers that jobs make."""
+    from hasten.training import job as jobs
+
+    original = jobs.make_trainer
+
+    def changed(job, checkpoints):
+        trainer = original(job, checkpoints)
+        change(trainer)
+        return trainer
+
+    patch.setattr(jobs, "make_trainer", changed)
+
+
+# Packed rows: for padded ones transformers asks the device whether the mask is needed, in every forward.
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("clip", [0.0, 1.0])
+def test_no_step_waits_for_the_gpu(tiny_values, monkeypatch, dtype, clip):
+    """Torch itself refuses whatever would wait, from the beginning of step 4 until step 7 has been launched."""
+    from transformers import TrainerCallback
+
+    class Forbid(TrainerCallback):
+        def on_step_begin(self, args, state, control, **kwargs):
+            if state.global_step == 3:
+                torch.cuda.set_sync_debug_mode("error")
+
+        def on_step_end(self, args, state, control, **kwargs):
+            if state.global_step == 7:
+                torch.cuda.set_sync_debug_mode("default")
+
+    each_trainer(monkeypatch, lambda trainer: trainer.add_callback(Forbid()))
+    tiny_values["model"]["dtype"] = dtype
+    # Each document is a micro-batch of its own, four of them a step.
+    tiny_values["training"] |= {"batch_size": 1, "accumulation": 4, "token_budget": 1, "packing": "on"}
+    tiny_values["training"] |= {"steps": 8, "max_grad_norm": clip, "learning_rate": 1e-4}
+    try:
+        result = train(combine(tiny_values))
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert len(result.losses) == 8
+
+
+def test_numbers_read_late_are_those_read_at_once(tiny_values):
+    from hasten.runs.folder import RunFolder
+
+    tiny_values["training"] |= {"steps": 8, "deterministic": True, "save_every": 3}
+    found = []
+    for late in (1, 0):
+        with pytest.MonkeyPatch.context() as patch:
+            each_trainer(patch, lambda trainer, late=late: setattr(trainer, "late", late))
+            result = train(combine(tiny_values))
+        rows = [row for row in RunFolder.open(result.run).metrics() if row.get("loss") is not None]
+        assert [row["step"] for row in rows] == list(range(1, 9))
+        times = [row["elapsed_s"] for row in rows]
+        assert times == sorted(times) and 0 < result.train_s <= times[-1] * 1.001 and times[-1] <= result.total_s
+        found.append([(row["loss"], row["grad_norm"], row["learning_rate"]) for row in rows])
+    assert found[0] == found[1]

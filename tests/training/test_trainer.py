@@ -97,7 +97,72 @@ def test_tokens_are_counted_over_the_whole_step(tmp_path):
     trainer.training_step(trainer.model, trainer.step_inputs([[0], [1], [3]]))
     counts = trainer.take_counts()
     assert (counts.supervised, counts.real) == (2 + 19, 3 + 30 + 20) and counts.started
-    assert trainer.take_counts().started == 0.0
+    trainer.train()
+    assert trainer.take_counts().started is None, "the next step begins"
+
+
+@pytest.mark.parametrize("late", [0, 1])
+def test_steps_are_logged_as_they_were_however_late(tmp_path, late):
+    """On a GPU a step's numbers are read when the next one has been launched, or before something is evaluated."""
+    from transformers import TrainerCallback
+
+    seen = []
+
+    class Watch(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            seen.append(f"made {state.global_step}")
+            control.should_evaluate = state.global_step == 3
+
+        def on_log(self, args, state, control, logs=None, **kwargs):
+            name = "loss" if "loss" in logs else "heldout" if "heldout_loss" in logs else "run"
+            seen.append(f"{name} {state.global_step}")
+
+    trainer = stepping.trainer(tmp_path, stepping.documents([6] * 10), batch_size=2, max_steps=6)
+    assert trainer.late == 0, "on a CPU nothing is late"
+    trainer.late = late
+    trainer.add_callback(Watch())
+    done = trainer.train()
+    at_once = (
+        "made 1, loss 1, made 2, loss 2, made 3, loss 3, heldout 3, made 4, loss 4, made 5, loss 5, made 6, loss 6"
+    )
+    # An epoch has five steps; at its end nothing is on its way.
+    later = "made 1, made 2, loss 1, made 3, loss 2, loss 3, heldout 3, made 4, made 5, loss 4, loss 5, made 6, loss 6"
+    assert ", ".join(seen) == (later if late else at_once) + ", run 6"
+    entries = [entry for entry in trainer.state.log_history if "loss" in entry]
+    assert [entry["step"] for entry in entries] == [1, 2, 3, 4, 5, 6]
+    assert [entry["epoch"] for entry in entries] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0, 1.2])
+    assert [entry["elapsed_s"] for entry in entries] == sorted(entry["elapsed_s"] for entry in entries)
+    assert done.training_loss == pytest.approx(sum(entry["loss"] for entry in entries) / 6)
+
+
+@pytest.mark.parametrize("late", [0, 1])
+@pytest.mark.parametrize("clip", [0.0, 1e-3])
+def test_the_logged_numbers_are_the_steps_own(tmp_path, late, clip):
+    """Loss and gradient norm (before clipping, and without it) of each step, against one backward by hand."""
+    rows = stepping.documents([6] * 10)
+    options = {"batch_size": 2, "max_steps": 3, "warmup_steps": 2, "lr_scheduler_type": "constant_with_warmup"}
+    trainer = stepping.trainer(tmp_path, rows, max_grad_norm=clip, **options)
+    trainer.late = late
+    model, expected = stepping.adapted(), []
+    order = list(StepSampler(10, 2, 0))
+    for step, rate in enumerate((0.0, 0.05, 0.1)):
+        loss = sum(summed_by_hand(model, rows[row]) for row in order[step]) / 10
+        loss.backward()
+        weights = [weight for weight in model.parameters() if weight.grad is not None]
+        norm = torch.nn.utils.clip_grad_norm_(weights, clip or math.inf)
+        expected.append((loss.item(), norm.item(), rate))
+        with torch.no_grad():
+            for weight in weights:
+                weight -= rate * weight.grad
+                weight.grad = None
+    trainer.train()
+    entries = [entry for entry in trainer.state.log_history if "loss" in entry]
+    for entry, (loss, norm, rate) in zip(entries, expected, strict=True):
+        # float32 sums in another order
+        assert entry["loss"] == pytest.approx(loss, abs=1e-5)
+        assert entry["grad_norm"] == pytest.approx(norm, rel=1e-4)
+        assert entry["learning_rate"] == pytest.approx(rate)
+        assert entry["supervised_tokens"] == 10 and entry["real_tokens"] == 12
 
 
 def steps_without_targets(folder, which, **options):

@@ -1,22 +1,19 @@
-"""What happens between steps: metrics and status are recorded, requests are taken, bad numbers stop the run."""
+"""What happens between steps: metrics and status are recorded, and requests are taken."""
 
 from __future__ import annotations
 
-import math
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from hasten.errors import TrainingError
 from hasten.hardware.probe import Hardware, peak_bytes
 from hasten.report.progress import TrainingProgress
 from hasten.runs import control as run_control
 from hasten.runs.folder import RunFolder
 from hasten.runs.status import StatusWriter
-from hasten.training.trainer import SftTrainer, StepCounts
+from hasten.training.guard import Guard
+from hasten.training.trainer import SftTrainer
 
 COMPLETE = "complete"
 """Marker file, written last into a checkpoint; a checkpoint without it is half-written."""
@@ -25,31 +22,14 @@ COMPLETE = "complete"
 class Recorder(TrainerCallback):
     """Writes every step to the run folder and the progress display."""
 
-    def __init__(
-        self,
-        *,
-        run: RunFolder,
-        status: StatusWriter,
-        progress: TrainingProgress,
-        hardware: Hardware,
-        take_counts: Callable[[], StepCounts],
-    ) -> None:
+    def __init__(self, *, run: RunFolder, status: StatusWriter, progress: TrainingProgress, hardware: Hardware) -> None:
         self.run, self.status, self.progress, self.hardware = run, status, progress, hardware
-        self.take_counts = take_counts
         self.losses: list[float] = []
         self.supervised = self.real = 0
         self.train_s = 0.0
-        self.started = time.perf_counter()
-        self.counts = StepCounts()
-        self.step_s = 0.0
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Close the step's clock (evaluation and saving are not training time) and tell the readers where we are."""
-        self.counts = self.take_counts()
-        self.step_s = time.perf_counter() - self.counts.started
-        self.train_s += self.step_s
-        self.supervised += self.counts.supervised
-        self.real += self.counts.real
+        """Tell the readers where we are."""
         self.status.set(step=state.global_step)
 
     def on_log(
@@ -66,19 +46,22 @@ class Recorder(TrainerCallback):
             self.run.log_metrics({"step": state.global_step, "heldout_loss": logs["heldout_loss"]})
         if "loss" not in logs:
             return
-        loss = float(logs["loss"])
+        loss, step_s = logs["loss"], max(logs["step_s"], 1e-9)  # a GPU's clock ticks in half microseconds
         self.losses.append(loss)
-        speed = self.counts.supervised / self.step_s
+        self.train_s += step_s  # evaluation and saving are not training time
+        self.supervised += int(logs["supervised_tokens"])
+        self.real += int(logs["real_tokens"])
+        speed = logs["supervised_tokens"] / step_s
         self.run.log_metrics(
             {
                 "step": state.global_step,
                 "loss": loss,
-                "learning_rate": float(logs["learning_rate"]),
-                "grad_norm": float(logs["grad_norm"]) if "grad_norm" in logs else None,
+                "learning_rate": logs["learning_rate"],
+                "grad_norm": logs["grad_norm"],
                 "supervised_tokens_per_s": speed,
-                "real_tokens_per_s": self.counts.real / self.step_s,
+                "real_tokens_per_s": logs["real_tokens"] / step_s,
                 "peak_bytes": peak_bytes(self.hardware),
-                "elapsed_s": time.perf_counter() - self.started,
+                "elapsed_s": logs["elapsed_s"],
             }
         )
         self.progress.update(state.global_step, loss, speed)
@@ -106,33 +89,6 @@ class Requests(TrainerCallback):
         (folder / COMPLETE).write_text("", encoding="utf-8")
 
 
-class Guard(TrainerCallback):
-    """Stops a run whose numbers are not worth having."""
-
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, float] | None = None,
-        **kwargs: Any,
-    ) -> None:
-        """Refuse a loss or gradient that is not finite.
-
-        Raises:
-            TrainingError: naming the step and the value.
-        """
-        for name in ("loss", "grad_norm"):
-            value = (logs or {}).get(name)
-            if value is not None and not math.isfinite(float(value)):
-                raise TrainingError(
-                    f"step {state.global_step}",
-                    f"{name} is {float(value)}",
-                    "Training on would destroy the adapter; nothing of this step was saved.",
-                    "Lower training.learning_rate, or use a dtype with more range (bfloat16, float32).",
-                )
-
-
 def last_checkpoint(folder: Path) -> Path | None:
     """The newest complete checkpoint in a run's `checkpoints`, or None."""
     complete = [path for path in folder.glob("checkpoint-*") if (path / COMPLETE).is_file()]
@@ -141,5 +97,5 @@ def last_checkpoint(folder: Path) -> Path | None:
 
 def trainer_callbacks(trainer: SftTrainer, recorder: Recorder, requests: Requests) -> None:
     """Attach our callbacks to a trainer, the recorder first: what the guard refuses is on record."""
-    for callback in (recorder, Guard(), requests):
+    for callback in (recorder, Guard(scaled=trainer.accelerator.scaler is not None), requests):
         trainer.add_callback(callback)

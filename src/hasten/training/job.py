@@ -359,9 +359,7 @@ def _run(job: Job, run: RunFolder, status: StatusWriter, console: Console, start
     status.set(state="running", total_steps=total)
     ordered = settings.deterministic and job.hardware.is_cuda
     with TrainingProgress(console, total) as progress, deterministic(ordered):
-        recorder = Recorder(
-            run=run, status=status, progress=progress, hardware=job.hardware, take_counts=trainer.take_counts
-        )
+        recorder = Recorder(run=run, status=status, progress=progress, hardware=job.hardware)
         trainer_callbacks(trainer, recorder, requests)
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     refuse_untouched(job.model)

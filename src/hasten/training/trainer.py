@@ -1,10 +1,12 @@
-"""The trainer: `transformers.Trainer` with three things of ours.
+"""The trainer: `transformers.Trainer` with four things of ours.
 
 1. One batch is one optimizer step (`hasten.training.steps`): its documents are cut into the fewest micro-batches, and
    the loss is the token mean of the whole step (`SftLoss` through the official ``compute_loss_func``). So
    transformers' own accumulation is always 1; the user's is part of how many rows a step reads.
 2. Held-out loss is a token mean too (the stock evaluation averages batches), computed by the same code.
 3. It counts the learnt and the real tokens of each step, because speed is reported in learnt tokens.
+4. Every step is logged, and none waits for the device (`hasten.training.launched`): on a GPU a step's entry is written
+   when the next step has been launched, or before anything is evaluated or saved.
 
 Composability: everything else (resume, schedules, DDP, FSDP) is transformers' and accelerate's own. Under DDP each rank
 computes its share of the step; gradients are exchanged with the last micro-batch only.
@@ -13,12 +15,13 @@ computes its share of the step; gradients are exchanged with the last micro-batc
 from __future__ import annotations
 
 import contextlib
-import time
+from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
+from torch.distributed.tensor import DTensor
 from transformers import Trainer, TrainingArguments
 
 from hasten.blocks.apply import gives_loss
@@ -26,6 +29,7 @@ from hasten.blocks.packed_attention import packed_attention
 from hasten.data.packing import Example, PackedCollator, PaddedCollator
 from hasten.objectives.sft import SftLoss, summed_loss
 from hasten.plan import Plan
+from hasten.training.launched import LaunchedStep, Moment, StepCounts
 from hasten.training.steps import EachAlone, Rows, StepCollator, StepLoader, Steps
 
 
@@ -36,15 +40,6 @@ class Arguments(TrainingArguments):
     def n_gpu(self) -> int:
         """At most one; more processes are torchrun's business."""
         return min(super().n_gpu, 1)
-
-
-@dataclass
-class StepCounts:
-    """What one optimizer step has read, over all ranks."""
-
-    supervised: int = 0
-    real: int = 0
-    started: float = 0.0
 
 
 class SftTrainer(Trainer):
@@ -80,6 +75,10 @@ class SftTrainer(Trainer):
         assert args.gradient_accumulation_steps == 1, "a step is one batch; accumulation is an argument of its own"
         self.plan = plan
         self.counts = StepCounts()
+        self._began: Moment | None = None
+        self._launched: deque[LaunchedStep] = deque()
+        self.late = 1 if args.device.type == "cuda" else 0
+        """How many launched steps may still be on the device when the next one has been; only then they are logged."""
         self._just_skipped = False
         self.skipped_steps = 0
         """Steps without learnt tokens: nothing was computed for them, and no weight changed."""
@@ -129,8 +128,8 @@ class SftTrainer(Trainer):
         Returns:
             The step's loss (this rank's share of it, times the ranks: transformers logs their mean).
         """
-        if not self.counts.started:
-            self.counts.started = time.perf_counter()
+        self.counts.started = self.counts.started or Moment(self.args.device)
+        self._began = self._began or self.counts.started
         tokens: int = inputs["supervised"]
         self.counts.supervised += tokens
         self.counts.real += inputs["real"]
@@ -162,8 +161,15 @@ class SftTrainer(Trainer):
         self._just_skipped = False
 
     def _for_model(self, micro_batch: dict[str, Any]) -> dict[str, Any]:
-        """The model's inputs; a fast head gets its targets, and gives the loss without logits."""
-        inputs = {name: value for name, value in micro_batch.items() if name != "counts"}
+        """The model's inputs; a fast head gets its targets, and gives the loss without logits.
+
+        They are on the device already: transformers' own copy would wait for all work launched before it.
+        """
+        inputs = {
+            name: value.to(self.args.device, non_blocking=True) if isinstance(value, torch.Tensor) else value
+            for name, value in micro_batch.items()
+            if name != "counts"
+        }
         if "logits_to_keep" in inputs and gives_loss(self.model):
             inputs["hasten_targets"] = inputs["labels"]
         return inputs
@@ -173,9 +179,61 @@ class SftTrainer(Trainer):
         return 0
 
     def take_counts(self) -> StepCounts:
-        """The counts since the last call; a new step begins."""
-        taken, self.counts = self.counts, StepCounts()
-        return taken
+        """What the step at hand has read so far; a copy."""
+        return replace(self.counts)
+
+    def _maybe_log_save_evaluate(
+        self,
+        tr_loss: torch.Tensor,
+        grad_norm: torch.Tensor | float | None,
+        *args: Any,
+        learning_rate: float | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """The end of a step or an epoch: a step's numbers set out, and those that are there are logged.
+
+        Whatever is evaluated or written comes after the log of all steps before it; so bad numbers stop the run first.
+        """
+        control, late = self.control, 0
+        if self.counts.started is not None:
+            self._launched.append(self._launch(tr_loss, grad_norm, learning_rate))
+            late = self.late
+        if control.should_evaluate or control.should_save:
+            late = 0
+        self._log_launched(late)
+        self.control.should_log = False  # transformers' own log of the step would wait for the device
+        super()._maybe_log_save_evaluate(tr_loss, grad_norm, *args, learning_rate=learning_rate, **kwargs)
+
+    def _launch(
+        self, tr_loss: torch.Tensor, grad_norm: torch.Tensor | float | None, learning_rate: float | None
+    ) -> LaunchedStep:
+        """The step that has just been launched, with the mean of all ranks' losses; the next one's numbers begin."""
+        assert grad_norm is not None and learning_rate is not None, "transformers gives both of a step"
+        if not isinstance(grad_norm, torch.Tensor):  # DeepSpeed has read it already
+            grad_norm = torch.tensor(grad_norm)
+        launched = LaunchedStep(
+            number=self.state.global_step,
+            epoch=self.state.epoch,
+            learning_rate=learning_rate,
+            counts=self.counts,
+            loss=self.accelerator.reduce(tr_loss, reduction="mean"),  # type: ignore[arg-type]
+            grad_norm=grad_norm.full_tensor() if isinstance(grad_norm, DTensor) else grad_norm,
+        )
+        self.counts = StepCounts()
+        tr_loss.zero_()  # it is the sum of all losses that were not logged
+        return launched
+
+    def _log_launched(self, late: int) -> None:
+        """Log steps in their order, all but the `late` ones, with the state that transformers was in after each."""
+        while len(self._launched) > late:
+            step, state = self._launched.popleft(), self.state
+            now = state.global_step, state.epoch
+            state.global_step, state.epoch = step.number, step.epoch
+            assert self._began is not None, "a step was launched"
+            entry = step.read(self._began)
+            self._total_loss_scalar += entry["loss"]  # transformers' mean over the whole run is of what was logged
+            self.log(entry)
+            state.global_step, state.epoch = now
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """The held-out loss, as the log entry `heldout_loss`."""
