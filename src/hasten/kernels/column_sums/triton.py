@@ -72,5 +72,5 @@ def column_sums(partial_PD: torch.Tensor) -> torch.Tensor:
     """``[D]``, the sum over the first dimension of a contiguous float32 tensor."""
     programs, width = partial_PD.shape
     total_D = torch.empty(width, dtype=torch.float32, device=partial_PD.device)
-    column_sums_kernel[(triton.cdiv(width, _BLOCK),)](partial_PD, total_D, width, P=programs, BLOCK=_BLOCK)
+    column_sums_kernel[(triton.cdiv(width, _BLOCK),)](partial_PD, total_D, width, P=programs, BLOCK=_BLOCK)  # pyright: ignore[reportArgumentType]
     return total_D

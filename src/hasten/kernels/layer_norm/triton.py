@@ -64,7 +64,7 @@ def layer_norm_bwd_kernel(
     w = tl.load(w_ptr + column, mask=column < D, other=0.0).to(tl.float32)
     dw = tl.zeros((ROWS, BLOCK_D), dtype=tl.float32)
     db = tl.zeros((ROWS, BLOCK_D), dtype=tl.float32)
-    for turn in tl.range(ROUNDS, num_stages=STAGES):
+    for turn in tl.range(ROUNDS, num_stages=STAGES):  # pyright: ignore[reportGeneralTypeIssues]
         row = (turn * programs + program) * ROWS + tl.arange(0, ROWS)
         mask = (row < rows)[:, None] & (column < D)[None, :]
         outer, inner = row // H, row % H

@@ -62,7 +62,7 @@ def rms_norm_bwd_kernel(
     if PLUS_ONE:
         w += 1.0
     dw = tl.zeros((ROWS, BLOCK_D), dtype=tl.float32)
-    for turn in tl.range(ROUNDS, num_stages=STAGES):
+    for turn in tl.range(ROUNDS, num_stages=STAGES):  # pyright: ignore[reportGeneralTypeIssues]
         row = (turn * programs + program) * ROWS + tl.arange(0, ROWS)
         mask = (row < rows)[:, None] & (column < D)[None, :]
         outer, inner = row // H, row % H
