@@ -21,22 +21,25 @@ VOCABULARY = 49152
 
 
 def run_jobs(
-    arms: list[str], *, rows: str, tokenizer: str, shape: str, spec: dict[str, Any], matched: bool
+    arms: list[str], *, rows: str, model: str, tokenizer: str, shape: str, spec: dict[str, Any], matched: bool
 ) -> dict[str, Any]:
     """All arms over the same rows.
 
     Args:
         arms: names.
         rows: a JSON file of instruction rows.
-        tokenizer: a folder with a tokenizer; empty: the embedded model's.
-        shape: the model's, with random weights.
+        model: a folder to start from; written first, with random weights of that shape, if it is not there. Empty:
+            a temporary one.
+        tokenizer: a folder with a tokenizer for it; empty: the embedded model's.
+        shape: the model's.
         spec: batch, accumulation, length, packed, steps, skip, repeat.
         matched: whether each step of all arms reads the same rows, so that their first losses and gradients agree.
     """
     with TemporaryDirectory() as folder:
-        model, file = f"{folder}/model", f"{folder}/rows.jsonl"
+        model, file = model or f"{folder}/model", f"{folder}/rows.jsonl"
         begun = time.perf_counter()
-        make_model(model, shape, tokenizer or embedded_tokenizer())
+        if not Path(model).exists():
+            make_model(model, shape, tokenizer or embedded_tokenizer())
         count = write_rows(rows, file, spec["repeat"])
         print(f"model and {count} rows written in {time.perf_counter() - begun:.0f} s", file=sys.stderr, flush=True)
         # Other rows in the first step: random weights give nearly the same loss on any text.

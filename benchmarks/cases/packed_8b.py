@@ -1,6 +1,6 @@
 """A ragged job of an 8B shape, packed into rows of 2,048 tokens, 2 rows a step, whole trainers.
 
-python benchmarks/run.py packed_8b rows=alpaca.json [tokenizer=FOLDER] [arms=hasten,trl]
+python benchmarks/run.py packed_8b rows=alpaca.json [model=FOLDER] [arms=hasten,trl]
 
 Each arm packs as it does: the steps hold other rows, so only the losses of random weights are compared.
 """
@@ -15,6 +15,7 @@ from job_case import run_jobs
 def run(
     rows: str,
     arms: str = "hasten,trl",
+    model: str = "",
     tokenizer: str = "",
     shape: str = "8b",
     steps: int = 24,
@@ -24,4 +25,4 @@ def run(
     """Two packed rows a step."""
     spec = {"batch": 2, "accumulation": 1, "length": 2048, "packed": True}
     spec |= {"steps": steps, "skip": skip, "repeat": repeat}
-    return run_jobs(arms.split(","), rows=rows, tokenizer=tokenizer, shape=shape, spec=spec, matched=False)
+    return run_jobs(arms.split(","), rows=rows, model=model, tokenizer=tokenizer, shape=shape, spec=spec, matched=False)

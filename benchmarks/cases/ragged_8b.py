@@ -1,6 +1,6 @@
 """A ragged job of an 8B shape, 4 rows x 4 accumulations, whole trainers, identical updates.
 
-python benchmarks/run.py ragged_8b rows=alpaca.json [tokenizer=FOLDER] [arms=hasten,trl]
+python benchmarks/run.py ragged_8b rows=alpaca.json [model=FOLDER] [arms=hasten,trl]
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from job_case import run_jobs
 def run(
     rows: str,
     arms: str = "hasten,trl",
+    model: str = "",
     tokenizer: str = "",
     shape: str = "8b",
     steps: int = 16,
@@ -22,4 +23,4 @@ def run(
     """Each arm reads the same 16 rows in every step."""
     spec = {"batch": 4, "accumulation": 4, "length": 2048, "packed": False}
     spec |= {"steps": steps, "skip": skip, "repeat": repeat}
-    return run_jobs(arms.split(","), rows=rows, tokenizer=tokenizer, shape=shape, spec=spec, matched=True)
+    return run_jobs(arms.split(","), rows=rows, model=model, tokenizer=tokenizer, shape=shape, spec=spec, matched=True)

@@ -28,11 +28,14 @@ RESOLUTION = 2.0**-20
 """Of a loss, relative: a float32 mean over hundreds of tokens is rounded a few times."""
 
 
-def run(steps: int = 200, batch: int = 3, rows: str = "") -> dict[str, object]:
+def run(steps: int = 200, batch: int = 3, rows: str = "", max_length: int = 96) -> dict[str, object]:
     """All three runs; raises where the bound is broken."""
     quiet()
     with TemporaryDirectory() as folder:
-        changes = {"training": {"samples": 0}, "data": {"heldout": 0, **({"source": rows} if rows else {})}}
+        changes = {
+            "training": {"samples": 0},
+            "data": {"heldout": 0, "max_length": max_length, **({"source": rows} if rows else {})},
+        }
         config = combine(settings(steps, None, Path(folder)), changes)
         console = make_console(sys.stderr)
         arms = {
@@ -58,6 +61,7 @@ def run(steps: int = 200, batch: int = 3, rows: str = "") -> dict[str, object]:
     return {
         "steps": steps,
         "rows_per_step": batch,
+        "max_length": max_length,
         "distance_from_plain": distance,
         "allowed_times_reversed": TIMES,
         "first_losses": {name: values[0] for name, values in losses.items()},

@@ -92,15 +92,15 @@ class AttentionHalf:
         if self.head_norms:
             turned = torch.empty_like(qkv_MN[:, : (self.heads + self.key_value_heads) * self.head_width])
             normed = (turned[:, : query[0].numel()], turned[:, query[0].numel() :])
-            normed = tuple(part.unflatten(1, (-1, self.head_width)) for part in normed)
+            normed = tuple(part.view(len(h_MD), -1, self.head_width) for part in normed)
             pairs = zip(self.head_norms, (query, key), normed, strict=True)
             head_rstd = tuple(norm.forward(part, out) for norm, part, out in pairs)
             query, key = normed
         # q and k lie side by side, in either buffer: one call turns both.
         both = turned[:, : (self.heads + self.key_value_heads) * self.head_width]
-        both = both.unflatten(1, (-1, self.head_width))
+        both = both.view(len(h_MD), -1, self.head_width)
         rope.rotate(both, call.cos_CR, call.sin_CR, out=both, interleaved=self.interleaved, impl=self.impl)
-        shaped = [part.unflatten(0, (call.batch, -1)) for part in (query, key, value)]
+        shaped = [part.view(call.batch, -1, *part.shape[1:]) for part in (query, key, value)]
         attended = attend(shaped[0], shaped[1], shaped[2], call.view, learn=learn)
         out_MD, oa_MP = self._output(call, h_MD, attended, output or learn, output)
         if not learn:
@@ -126,7 +126,7 @@ class AttentionHalf:
         assert do_MO is not None
         output_BTHE = saved.attended.output_BTHD
         gradients_out = call.out.parameter_gradients(dy_MD, output_BTHE.reshape(len(h_MD), -1), saved.oa_MP, doa_MP)
-        dquery, dkey, dvalue = saved.attended.backward(do_MO.unflatten(1, (-1, self.head_width)).view_as(output_BTHE))
+        dquery, dkey, dvalue = saved.attended.backward(do_MO.view(output_BTHE.shape))
         dqkv_MN = do_MO.new_empty((len(h_MD), (self.heads + 2 * self.key_value_heads) * self.head_width))
         head_gradients = self._turn_back(call, saved, dqkv_MN, dquery.flatten(0, 1), dkey.flatten(0, 1))
         copy_rows(self._heads(dqkv_MN)[2], dvalue.flatten(0, 1))
@@ -145,7 +145,8 @@ class AttentionHalf:
     def _heads(self, qkv_MN: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Views ``[M, heads, E]`` of queries, keys and values."""
         sizes = [count * self.head_width for count in (self.heads, self.key_value_heads, self.key_value_heads)]
-        query, key, value = (part.unflatten(1, (-1, self.head_width)) for part in qkv_MN.split(sizes, dim=1))
+        parts = qkv_MN.split(sizes, dim=1)
+        query, key, value = (part.view(len(qkv_MN), -1, self.head_width) for part in parts)
         return query, key, value
 
     def _output(

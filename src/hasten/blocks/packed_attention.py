@@ -43,6 +43,9 @@ def packed_attention(model: Any) -> Iterator[None]:
     AttentionInterface.register(NAME, packed_attention_forward)
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     before = base.config._attn_implementation
+    if before == NAME:  # a block inside a block: the outer one has walked the model, and will put everything back
+        yield
+        return
     base.set_attn_implementation(NAME)
     try:
         yield

@@ -21,6 +21,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from accelerate.utils import DistributedType
 from torch.distributed.tensor import DTensor
 from transformers import Trainer, TrainingArguments
 
@@ -31,6 +32,9 @@ from hasten.objectives.sft import SftLoss, summed_loss
 from hasten.plan import Plan
 from hasten.training.launched import LaunchedStep, Moment, StepCounts
 from hasten.training.steps import EachAlone, Rows, StepCollator, StepLoader, Steps
+
+_WHOLE = (DistributedType.NO, DistributedType.MULTI_GPU, DistributedType.MULTI_CPU)
+"""How a model is spread that every process has whole."""
 
 
 class Arguments(TrainingArguments):
@@ -77,6 +81,7 @@ class SftTrainer(Trainer):
         self.counts = StepCounts()
         self._began: Moment | None = None
         self._launched: deque[LaunchedStep] = deque()
+        self._trained: list[torch.nn.Parameter] | None = None
         self.late = 1 if args.device.type == "cuda" else 0
         """How many launched steps may still be on the device when the next one has been; only then they are logged."""
         self._just_skipped = False
@@ -117,6 +122,12 @@ class SftTrainer(Trainer):
         """The context in which the model reads micro-batches of this plan's layout."""
         return packed_attention(self.model) if self.plan.layout == "packed" else contextlib.nullcontext()
 
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """transformers' training, in the context in which the model reads this plan's micro-batches."""
+        with self.reading():
+            self._trained = None
+            return super().train(*args, **kwargs)
+
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
         """One optimizer step's forwards and backwards; its tokens are counted.
 
@@ -137,13 +148,37 @@ class SftTrainer(Trainer):
         self._forget_skipped()
         if not tokens:
             return self._skipped(loss)
+        if not model.training:
+            model.train()
         *first, last = inputs["micro_batches"]
         with self.reading():
             for micro_batch in first:
                 with self.accelerator.no_sync(model):
-                    loss += super().training_step(model, self._for_model(micro_batch), tokens)
-            loss += super().training_step(model, self._for_model(last), tokens)
+                    loss += self._forward_backward(model, micro_batch, tokens)
+            loss += self._forward_backward(model, last, tokens)
         return loss
+
+    def _forward_backward(self, model: Any, micro_batch: dict[str, Any], tokens: int) -> torch.Tensor:
+        """One micro-batch's share of the loss, its gradients added up.
+
+        transformers' own training step sets every module's mode first, a walk over thousands of them each time.
+        """
+        with self.compute_loss_context_manager():
+            loss: torch.Tensor = self.compute_loss(model, self._for_model(micro_batch), num_items_in_batch=tokens)  # type: ignore[arg-type, assignment]
+        deepspeed = self.accelerator.distributed_type == DistributedType.DEEPSPEED
+        self.accelerator.backward(loss, **({"scale_wrt_gas": False} if deepspeed else {}))
+        return loss.detach()
+
+    def _clip_grad_norm(self, model: Any) -> Any:
+        """The gradient's length before clipping, as transformers gives it; only trained parameters are walked over.
+
+        Those who shard the model compare its parameters with what they are given, and get all of them.
+        """
+        if self.accelerator.distributed_type not in _WHOLE:
+            return super()._clip_grad_norm(model)
+        if self._trained is None:
+            self._trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        return self.accelerator.clip_grad_norm_(self._trained, self.args.max_grad_norm)
 
     def _skipped(self, loss: torch.Tensor) -> torch.Tensor:
         """No forward, no gradient, and accelerate's optimizer leaves out a step whose gradients are not complete."""
