@@ -15,6 +15,7 @@ from hasten.data.packing import (
     isolating_mask,
     lengths_of,
     predicting_positions,
+    round_up,
     supervised_of,
 )
 
@@ -106,6 +107,46 @@ def test_a_document_of_one_token_learns_nothing():
     assert packed["logits_to_keep"].tolist() == [2, 3]
     alone = PackedCollator()([single])
     assert alone["logits_to_keep"].shape == (0,) and alone["counts"] == (0, 1)
+
+
+@given(st.lists(document(), max_size=6))
+def test_rounded_rows_are_the_same_rows_and_a_document_that_teaches_nothing(documents):
+    plain, rounded = PackedCollator()(documents), PackedCollator(rounded=True)(documents)
+    real, kept = plain["input_ids"].shape[1], len(plain["logits_to_keep"])
+    assert rounded["counts"] == plain["counts"]
+    assert rounded["input_ids"].shape[1] == round_up(real)
+    for name in ("input_ids", "labels", "position_ids"):
+        assert torch.equal(rounded[name][:, :real], plain[name])
+    assert (rounded["labels"][:, real:] == IGNORED).all()
+    added = round_up(real) - real
+    assert rounded["cu_seq_lens_q"].tolist() == [*plain["cu_seq_lens_q"].tolist(), *([real + added] if added else [])]
+    assert rounded["position_ids"][0, real:].tolist() == list(range(added))
+    assert rounded["max_length_q"] == max(plain["max_length_q"], added)
+    assert torch.equal(rounded["logits_to_keep"][:kept], plain["logits_to_keep"])
+    further = rounded["labels"][0, rounded["logits_to_keep"][kept:] + 1]
+    assert (further == IGNORED).all()
+    assert len(rounded["logits_to_keep"]) in (kept, round_up(kept))
+    assert kept == 0 or added == 0 or len(rounded["logits_to_keep"]) == round_up(kept)
+
+
+def test_full_rows_of_one_length_stay_a_batch():
+    row = {"input_ids": [1] * 256, "labels": [1] * 256}
+    assert PackedCollator(rounded=True)([row, row])["cu_seq_lens_q"].tolist() == [0, 256, 512]
+    assert PackedCollator(rounded=True)([row, A])["cu_seq_lens_q"].tolist() == [0, 256, 260, 264]
+
+
+@pytest.mark.parametrize(
+    ("tokens", "rounded"), [(0, 0), (1, 8), (64, 64), (511, 512), (513, 528), (4096, 4096), (4097, 4224)]
+)
+def test_there_are_32_sizes_per_power_of_two(tokens, rounded):
+    assert round_up(tokens) == rounded
+
+
+def test_sizes_recur_and_cost_little():
+    for power in range(9, 16):
+        sizes = {round_up(tokens) for tokens in range(2**power + 1, 2 ** (power + 1) + 1)}
+        assert len(sizes) == 32
+    assert all(round_up(tokens) - tokens < max(8, tokens / 32) for tokens in range(1, 5000))
 
 
 def test_a_plain_row_has_only_what_any_model_takes():

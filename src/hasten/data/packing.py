@@ -8,6 +8,9 @@ Packed (documents a, b with prompts in lower case and answers in upper case):
     cu_seq_lens    0             4         7
     logits_to_keep    1  2       4  5          positions whose *next* token is learnt: only they reach the head
 
+Rounded rows get a last document that teaches nothing, so that their lengths recur: a GPU's libraries look for the best
+kernel anew at every new shape, which takes longer than the tokens that are added.
+
 A document is a mapping of token ids and labels, as lists or as integer arrays (views into a file, say); both are laid
 out by numpy in one go. A micro-batch without documents becomes a row of one token that teaches nothing: ranks that run
 out of documents run it, so that all of them make the same calls.
@@ -93,6 +96,24 @@ def isolating_mask(position_ids: torch.Tensor, dtype: torch.dtype = torch.float3
     return mask.masked_fill(~seen, torch.finfo(dtype).min).unsqueeze(1)
 
 
+def round_up(tokens: int) -> int:
+    """The next of 32 sizes per power of two, 8 tokens apart at least: up to a thirty-second more."""
+    step = max(8, (1 << tokens.bit_length()) >> 6)
+    return -(-tokens // step) * step
+
+
+def _whole(lengths: npt.NDArray[np.int64]) -> bool:
+    """Whether documents are full rows of one length, which attention takes as a batch: their shape recurs by itself."""
+    return bool((lengths == lengths[0]).all() and lengths[0] % 128 == 0)
+
+
+def _lengthened(kept: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Kept positions, and one whose next token is not learnt again and again until their number is a round one."""
+    unlearnt = (labels[0, 1:] == IGNORED).nonzero()
+    added = round_up(len(kept)) - len(kept)
+    return torch.cat((kept, unlearnt[0].expand(added))) if len(unlearnt) and len(kept) else kept
+
+
 class PackedCollator:
     """Lays the documents of a micro-batch end to end in one row.
 
@@ -100,10 +121,12 @@ class PackedCollator:
         plain: leave out what hasten's trainer alone reads (``logits_to_keep``, ``counts``). What is left suits any
             transformers model and stock trainers. Their own attention keeps the documents apart only without a mask
             and without a cache (``use_cache=False``), or with `isolating_mask`.
+        rounded: lengthen rows, and the positions that are kept, to one of 32 sizes per power of two. What is added is
+            a document of its own and learns nothing.
     """
 
-    def __init__(self, *, plain: bool = False) -> None:
-        self.plain = plain
+    def __init__(self, *, plain: bool = False, rounded: bool = False) -> None:
+        self.plain, self.rounded = plain, rounded
 
     def __call__(self, examples: Sequence[Example]) -> dict[str, Any]:
         """One packed row.
@@ -113,8 +136,12 @@ class PackedCollator:
             ``max_length_q/k`` int; unless plain, ``logits_to_keep`` int64 ``[K]`` and ``counts`` (supervised, real)
             ints.
         """
-        rows = examples or [_NOTHING]
+        rows = list(examples) or [_NOTHING]
         lengths = np.array([len(row["input_ids"]) for row in rows], dtype=np.int64)
+        real = int(lengths.sum()) if examples else 0
+        if self.rounded and not _whole(lengths) and (added := round_up(int(lengths.sum())) - int(lengths.sum())):
+            rows.append({"input_ids": [0] * added, "labels": [IGNORED] * added})
+            lengths = np.append(lengths, added)
         ends = lengths.cumsum()
         starts = ends - lengths
         labels = self.labels_of(rows, starts)
@@ -130,8 +157,9 @@ class PackedCollator:
             "max_length_k": longest,
         }
         if not self.plain:
-            batch["logits_to_keep"] = predicting_positions(batch["labels"])
-            batch["counts"] = (len(batch["logits_to_keep"]), int(ends[-1]) if examples else 0)
+            kept = predicting_positions(batch["labels"])
+            batch["logits_to_keep"] = _lengthened(kept, batch["labels"]) if self.rounded else kept
+            batch["counts"] = (len(kept), real)
         return batch
 
     def labels_of(self, rows: Sequence[Example], starts: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

@@ -87,7 +87,8 @@ class SftTrainer(Trainer):
         self._just_skipped = False
         self.skipped_steps = 0
         """Steps without learnt tokens: nothing was computed for them, and no weight changed."""
-        self.micro_batch = PackedCollator() if plan.layout == "packed" else PaddedCollator(pad_id)
+        packed = PackedCollator(rounded=args.device.type == "cuda")
+        self.micro_batch = packed if plan.layout == "packed" else PaddedCollator(pad_id)
         super().__init__(
             model=model,
             args=args,
