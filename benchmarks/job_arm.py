@@ -169,6 +169,8 @@ def measure(spec: dict[str, Any]) -> dict[str, Any]:
         "first_step_tokens": clock.tokens[0],
         "step_ms_mean": 1e3 * seconds / steps,
         "step_ms_p50": 1e3 * statistics.median(each),
+        "step_ms": [round(1e3 * seconds, 1) for seconds in each],
+        "step_tokens": [tokens for tokens, _ in clock.tokens[spec["skip"] :]],
         "ready_s": ready - STARTED,
         "first_step_s": clock.ends[0] - STARTED,
         "loss_first": float(logs[0]["loss"]),
@@ -178,6 +180,7 @@ def measure(spec: dict[str, Any]) -> dict[str, Any]:
     if torch.cuda.is_available():
         result["peak_allocated_gb"] = torch.cuda.max_memory_allocated() / 1e9
         result["peak_reserved_gb"] = torch.cuda.max_memory_reserved() / 1e9
+        result["device_allocations"] = torch.cuda.memory_stats()["num_device_alloc"]
     return result
 
 
