@@ -34,7 +34,7 @@ def rounds_of(rows: int, per_program: int, programs: int) -> int:
 def copy_rows(target: torch.Tensor, source: torch.Tensor) -> None:
     """Copy between rows that lie apart, in 8-byte words where they can be read so.
 
-    torch copies strided values one by one, which for 16-bit values takes 1.6 times as long (docs/LOG.md).
+    torch copies strided values one by one, however small they are.
 
     Args:
         target: any outer strides.
