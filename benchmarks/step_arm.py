@@ -42,7 +42,7 @@ SHAPES: dict[str, dict[str, Any]] = {
     "tiny": {
         "vocab_size": 512,
         "hidden_size": 64,
-        "intermediate_size": 160,
+        "intermediate_size": 192,
         "num_hidden_layers": 2,
         "num_attention_heads": 4,
         "num_key_value_heads": 2,
@@ -61,6 +61,8 @@ def make_model(spec: dict[str, Any], device: str) -> Any:
     if arm.startswith("unsloth") or arm == "hasten-api":
         return _through_api(spec, device, "unsloth" if arm.startswith("unsloth") else "hasten").train()
     model = _base(spec, device)
+    if "qlora" in arm:
+        _quantize(model)
     if spec["lora"]:
         from peft import LoraConfig, get_peft_model
 
@@ -77,6 +79,25 @@ def _base(spec: dict[str, Any], device: str) -> Any:
     config = LlamaConfig(**SHAPES[spec["shape"]], max_position_embeddings=max(8192, spec["length"]), dtype=dtype)
     with torch.device(device):
         return LlamaForCausalLM._from_config(config, attn_implementation="sdpa", dtype=dtype)
+
+
+def _quantize(model: Any) -> None:
+    """Every linear layer but the head as bitsandbytes' NF4 with double quantization, one by one."""
+    from bitsandbytes.nn import Linear4bit, Params4bit
+
+    for name, module in list(model.named_modules()):
+        if type(module) is torch.nn.Linear and name != "lm_head":
+            with torch.device("meta"):
+                made = Linear4bit(
+                    module.in_features, module.out_features, bias=False, compute_dtype=module.weight.dtype, quant_type="nf4"
+                )
+            weight = Params4bit(module.weight.data, requires_grad=False, quant_type="nf4", module=made)
+            made.weight = weight.to(module.weight.device)
+            made.support_avx512bf16_for_cpu = False
+            parent, _, own = name.rpartition(".")
+            setattr(model.get_submodule(parent), own, made)
+            module.weight = None
+    model.is_loaded_in_4bit = True  # PEFT asks
 
 
 def _filled(model: Any) -> Any:
@@ -122,7 +143,8 @@ def make_step(spec: dict[str, Any], model: Any, batch: torch.Tensor) -> Any:
 
         applied = apply(model)
         assert applied.complete, applied.line()
-        policy = arm.partition("-")[2] or "keep"
+        named = arm.partition("-")[2]
+        policy: Any = {"": "keep", "qlora": "offload", "qlora-free": "keep"}.get(named, named)
         set_policies(model, [policy] * applied.of)
         return _packed_step(model, batch)
     if checkpointed:

@@ -115,6 +115,23 @@ def test_packed_gradients_are_as_good_as_transformers(lengths):
     assert 0 < statistics.geometric_mean(ratios) <= 1.2
 
 
+def test_4_bit_gradients_are_as_good_as_bitsandbytes():
+    pytest.importorskip("bitsandbytes", reason="4-bit weights are bitsandbytes'")
+    from blocks.test_quantized import adapted, plain_of, quantize
+
+    ratios = []
+    for seed in range(6):
+        base = quantize(tiny.of_config(LlamaConfig(**SIZES), seed=seed).to("cuda", torch.bfloat16))
+        exact = adapted(plain_of(base)).float()
+        fast, plain = adapted(copy.deepcopy(base)), adapted(base)
+        assert apply(fast).complete
+        truth = packed(exact, seed)
+        own, theirs = ((packed(model, seed) - truth).norm() for model in (fast, plain))
+        ratios.append(float(own / theirs))
+        assert refused_in_training(fast) == set()
+    assert 0 < statistics.geometric_mean(ratios) <= 1.2
+
+
 def test_deterministic_steps_repeat_bit_by_bit():
     model = model_of(torch.bfloat16)
     apply(model)

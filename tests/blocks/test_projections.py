@@ -135,13 +135,13 @@ def test_a_backward_after_another_forward_has_its_own_factors():
     model = adapted()
     group = group_of(model)
     operand = read(group)
-    kept = operand.weight_NKP.clone(), operand.A_PK.clone()
+    kept = operand.weight_NKP().clone(), operand.A_PK.clone()
     model.add_adapter("other", LoraConfig(r=3, lora_alpha=5, target_modules=["a", "b"], init_lora_weights=False))
     model.set_adapter("other")
     read(group)
-    assert not torch.equal(operand.weight_NKP, kept[0])
+    assert not torch.equal(operand.weight_NKP(), kept[0])
     group.rewrite(operand)
-    assert torch.equal(operand.weight_NKP, kept[0])
+    assert torch.equal(operand.weight_NKP(), kept[0])
     assert torch.equal(operand.A_PK, kept[1])
 
 
@@ -158,7 +158,7 @@ def test_replaced_and_merged_weights_are_noticed():
     assert group.refusal() is None
     require_equal(model, group)
     model.double()
-    assert read(group, torch.float64).weight_NKP.dtype == torch.float64
+    assert read(group, torch.float64).weight_NKP().dtype == torch.float64
 
 
 def test_what_cannot_be_joined_says_why():

@@ -19,13 +19,9 @@ from hasten.data.packing import PackedCollator
 from hasten.families.base import all_families
 from hasten.policies import POLICIES
 from support import tiny
+from support.as_good import require_as_good
 
 FAMILIES = [family for family in all_families() if family.blocks]
-SLACK = 1.2
-# Both are float32 sums of the same terms in another order. A product's row has at most 152 terms (the widest layer and
-# the widened columns), a gradient comes after 3 x 15 products (forward, and two per product in the backward), and
-# random signs add up as the square root: relative to the norm of all values of a kind that is 5e-6.
-ROUNDING = (3 * 15 * 152) ** 0.5 * 2.0**-24
 LENGTHS = (9, 1, 14, 6)
 
 
@@ -98,22 +94,6 @@ def collected(model, logits, loss):
     gradients = {n: p.grad for n, p in model.named_parameters() if p.requires_grad}
     assert all(gradient is not None for gradient in gradients.values())
     return found | gradients
-
-
-def require_as_good(fast, plain, truth):
-    assert fast.keys() == plain.keys() == truth.keys()
-    for kind in ("loss", "logits", "lora_A", "lora_B", "norm", "bias", "weight", ""):
-        names = [name for name in truth if name.startswith(kind) or (kind and kind in name)]
-        if not names:
-            continue
-        errors = [sum(float((r[n].double() - truth[n]).square().sum()) for n in names) for r in (fast, plain)]
-        size = sum(float(truth[n].square().sum()) for n in names)
-        error, allowed = errors[0] ** 0.5, errors[1] ** 0.5
-        assert error <= max(SLACK * allowed, ROUNDING * size**0.5), (kind, error, allowed, size**0.5)
-    for name in truth:  # a single wrong gradient must not hide among right ones
-        torch.testing.assert_close(
-            fast[name].double(), truth[name].double(), rtol=1e-3, atol=1e-5 * float(truth[name].norm()) + 1e-7
-        )
 
 
 def require_fast(model, family):

@@ -24,6 +24,7 @@ from hasten.blocks.mlp_half import MlpHalf
 from hasten.blocks.norms import Norm
 from hasten.blocks.offload import Offload
 from hasten.blocks.projections import ProjectionGroup, base_of
+from hasten.blocks.quantized import Workspace
 from hasten.families.base import Blocks, family_of
 from hasten.policies import Policy, Widths
 
@@ -87,12 +88,12 @@ def apply(model: Any, *, impl: str = "auto") -> Applied:
         return applied
     layers = list(_found(base.get_decoder(), family.blocks.layers))
     applied.of = len(layers)
-    offload = Offload()
+    offload, workspace = Offload(), Workspace()
     for layer in layers:
         if isinstance(layer, FastLayer):
             applied.layers += 1
             continue
-        fast = _fast(layer, base.config, family.blocks, impl)
+        fast = _fast(layer, base.config, family.blocks, workspace, impl)
         if isinstance(fast, str):
             applied.refused[fast] += 1
             continue
@@ -127,7 +128,7 @@ def widths_of(model: Any) -> Widths:
         hidden=base.config.hidden_size,
         query=half.heads * half.head_width,
         key_value=half.key_value_heads * half.head_width,
-        mlp=base_of(fast.mlp.down.modules[0]).weight.shape[1],
+        mlp=base_of(fast.mlp.down.modules[0]).in_features,
         item=half.qkv.dtype.itemsize,
     )
 
@@ -177,8 +178,12 @@ def _found(module: nn.Module, path: str) -> Any:
     return module.get_submodule(path)
 
 
-def _fast(layer: nn.Module, config: Any, blocks: Blocks, impl: str) -> Fast | str:
+def _fast(layer: nn.Module, config: Any, blocks: Blocks, workspace: Workspace, impl: str) -> Fast | str:
     """The layer's halves, or why it has none."""
+
+    def group(parent: nn.Module, *names: str) -> ProjectionGroup:
+        return ProjectionGroup(tuple(_found(parent, name) for name in names), workspace, impl=impl)
+
     attention, mlp = _found(layer, blocks.attention), _found(layer, blocks.mlp)
     activation = _ACTIVATIONS.get(getattr(config, "hidden_act", None) or getattr(config, "hidden_activation", ""))
     if activation is None:
@@ -192,8 +197,8 @@ def _fast(layer: nn.Module, config: Any, blocks: Blocks, impl: str) -> Fast | st
     fast = Fast(
         attention=AttentionHalf(
             norm=before,
-            qkv=ProjectionGroup(tuple(_found(attention, name) for name in blocks.qkv)),
-            out=ProjectionGroup((_found(attention, blocks.out),)),
+            qkv=group(attention, *blocks.qkv),
+            out=group(attention, blocks.out),
             heads=config.num_attention_heads,
             key_value_heads=config.num_key_value_heads,
             head_width=head_width,
@@ -202,8 +207,8 @@ def _fast(layer: nn.Module, config: Any, blocks: Blocks, impl: str) -> Fast | st
         ),
         mlp=MlpHalf(
             norm=between,
-            gate_up=ProjectionGroup(tuple(_found(mlp, name) for name in blocks.gate_up)),
-            down=ProjectionGroup((_found(mlp, blocks.down),)),
+            gate_up=group(mlp, *blocks.gate_up),
+            down=group(mlp, blocks.down),
             activation=activation,
             impl=impl,
         ),

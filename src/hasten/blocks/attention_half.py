@@ -121,7 +121,7 @@ class AttentionHalf:
         self, call: AttentionCall, saved: AttentionSaved, h_MD: torch.Tensor, dout_MD: torch.Tensor, need_dh: bool
     ) -> tuple[torch.Tensor | None, list[torch.Tensor | None]]:
         """``dh`` (None where it is not needed) and the gradients of `learnt`."""
-        dy_MD = dout_MD.to(call.out.weight_NKP.dtype)
+        dy_MD = dout_MD.to(call.out.dtype)
         do_MO, doa_MP = call.out.input_gradient(dy_MD)
         assert do_MO is not None
         output_BTHE = saved.attended.output_BTHD

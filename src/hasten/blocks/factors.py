@@ -75,7 +75,7 @@ class FactorWriter:
 def _copies(operands: Sequence[Any]) -> Iterator[tuple[torch.Tensor, torch.Tensor, float]]:
     """Source, target, factor of every copy."""
     for operand in operands:
-        widened = operand.weight_NKP[:, operand.width :]
         for part in operand.factors:
             yield part.A.detach(), operand.A_PK[part.columns], part.scale
-            yield part.B.detach(), widened[part.rows, part.columns], 1.0
+            if isinstance(operand.stored, torch.Tensor):  # those of 4-bit weights are written with them
+                yield part.B.detach(), operand.stored[part.rows, operand.width :][:, part.columns], 1.0

@@ -93,7 +93,7 @@ class MlpHalf:
     ) -> tuple[torch.Tensor | None, list[torch.Tensor | None]]:
         """``dh`` (None where it is not needed) and the gradients of `learnt`. What was saved is used up."""
         inner = call.down.width
-        dy_MD = dout_MD.to(call.down.weight_NKP.dtype)
+        dy_MD = dout_MD.to(call.down.dtype)
         da_MI, daa_MP = call.down.parts_of_input_gradient(dy_MD)
         used = call.down.occupied
         lora = None if call.down.A_PK is None else (daa_MP[:, :used], call.down.A_PK[:used])

@@ -14,6 +14,9 @@ The stored weights stay the model's parameters under their own names: they becom
 Nothing is copied in a step but the factors (they are trained, in their own dtype). Whoever moves or replaces a weight
 breaks the view; that is noticed at the next forward, and the memory is made anew.
 
+Weights that are kept in 4 bits are not joined: each use writes the group, with its factors beside it, into one buffer
+that all groups of a model share (`hasten.blocks.quantized`).
+
 Shapes: M positions, K input width, N output width of the whole group, P widened columns (0 without adapters).
 """
 
@@ -28,30 +31,26 @@ import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
+from hasten.blocks.quantized import Factors, Mixed, Workspace
+from hasten.kernels.nf4.packed import packed_of
+
+_STEP_4_BIT = 16
+"""The same for 4-bit weights, whose columns are only in a buffer: the fewest that products and activations take."""
 ALIGNED = {"cuda": 64}
 """Widened columns come in multiples of this on a device: 128 bytes of 16-bit values keep a GPU's rows aligned.
 Elsewhere they are as many as the adapters have."""
-
-
-@dataclass(frozen=True)
-class Factors:
-    """One adapter on one projection: ``y += scale * (x A^T) B^T``."""
-
-    A: nn.Parameter
-    B: nn.Parameter
-    scale: float
-    rows: slice
-    """The projection's rows in the group's weight."""
-    columns: slice
-    """The adapter's columns in the widened part."""
 
 
 @dataclass
 class Operand:
     """A group as one forward reads it."""
 
-    weight_NKP: torch.Tensor
-    """``[N, K + P]``: weight and B of all adapters."""
+    stored: torch.Tensor | Mixed
+    """``[N, K + P]``: weight and B of all adapters, or what they are made from at every use."""
+    dtype: torch.dtype
+    """What is computed in."""
+    widened: int
+    """P."""
     A_PK: torch.Tensor | None
     """``[P, K]``: A of all adapters times their scale, zero where there is none; None where P is 0."""
     bias_N: torch.Tensor | None
@@ -61,10 +60,11 @@ class Operand:
     biases: tuple[nn.Parameter | None, ...]
     rows: tuple[slice, ...]
 
-    @property
-    def widened(self) -> int:
-        """P."""
-        return self.weight_NKP.shape[1] - self.width
+    def weight_NKP(self) -> torch.Tensor:  # noqa: N802
+        """``[N, K + P]``: weight and B of all adapters; of 4-bit weights valid until any group's next use."""
+        if isinstance(self.stored, torch.Tensor):
+            return self.stored
+        return self.stored.read(self.widened, self.dtype, self.factors)
 
     @cached_property
     def occupied(self) -> int:
@@ -82,18 +82,18 @@ class Operand:
 
     def input_buffer(self, rows: int, like: torch.Tensor) -> torch.Tensor:
         """``[M, K + P]``, unwritten: whoever makes the input writes the first K columns."""
-        return torch.empty((rows, self.width + self.widened), dtype=self.weight_NKP.dtype, device=like.device)
+        return torch.empty((rows, self.width + self.widened), dtype=self.dtype, device=like.device)
 
     def forward(self, x_MKP: torch.Tensor) -> torch.Tensor:
         """``y [M, N]``; the last P columns of the input are written here."""
         if self.A_PK is not None:
             torch.mm(x_MKP[:, : self.width], self.A_PK.t(), out=x_MKP[:, self.width :])
-        return F.linear(x_MKP, self.weight_NKP, self.bias_N)
+        return F.linear(x_MKP, self.weight_NKP(), self.bias_N)
 
     def input_gradient(self, dy_MN: torch.Tensor, *, need_dx: bool = True) -> tuple[torch.Tensor | None, torch.Tensor]:
         """``dx [M, K]`` (a view of a wider buffer, or None) and ``dxA [M, P]``."""
         if not need_dx:
-            return None, dy_MN @ self.weight_NKP[:, self.width :]
+            return None, dy_MN @ self.weight_NKP()[:, self.width :]
         dx_MK, dxa_MP = self.parts_of_input_gradient(dy_MN)
         if self.A_PK is not None:
             dx_MK.addmm_(dxa_MP, self.A_PK)
@@ -101,7 +101,7 @@ class Operand:
 
     def parts_of_input_gradient(self, dy_MN: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """``dx' [M, K]`` and ``dxA [M, P]``, views of one buffer; ``dx = dx' + dxA A`` is left to the caller."""
-        wide_MKP = dy_MN @ self.weight_NKP
+        wide_MKP = dy_MN @ self.weight_NKP()
         return wide_MKP[:, : self.width], wide_MKP[:, self.width :]
 
     def parameter_gradients(
@@ -157,12 +157,15 @@ class ProjectionGroup:
     anew.
 
     Args:
-        modules: `nn.Linear`, or PEFT's LoRA layer on one, in the order of their outputs.
+        modules: `nn.Linear` or a 4-bit one, or PEFT's LoRA layer on one, in the order of their outputs.
+        workspace: where 4-bit weights are read; one for all groups of a model.
         writer: copies the factors of a whole model at once; None: each group copies its own.
     """
 
     modules: tuple[nn.Module, ...]
+    workspace: Workspace = field(default_factory=Workspace)
     writer: Any = None
+    impl: str = "auto"
     factors: tuple[Factors, ...] = ()
     _watches: tuple[_Watch, ...] = field(default=(), repr=False)
     _refused: str | None = None
@@ -173,8 +176,8 @@ class ProjectionGroup:
 
     @property
     def dtype(self) -> torch.dtype:
-        """What the weights are kept in."""
-        return base_of(self.modules[0]).weight.dtype
+        """What the weights are kept in; of 4-bit ones, what they were before."""
+        return dtype_of(base_of(self.modules[0]).weight)
 
     def refusal(self) -> str | None:
         """Why these projections cannot be one product, or None; notices what has changed."""
@@ -203,10 +206,13 @@ class ProjectionGroup:
         clean = self._written is operand.factors  # no other adapter's values between ours
         if self.factors and not (clean and self.writer is not None and self.writer.wrote(operand)):
             self.write()
-        if dtype != operand.weight_NKP.dtype:
-            A_PK = operand.A_PK  # noqa: N806
+        if dtype != operand.dtype:
+            A_PK, stored = operand.A_PK, operand.stored  # noqa: N806
             operand = replace(
-                operand, weight_NKP=operand.weight_NKP.to(dtype), A_PK=None if A_PK is None else A_PK.to(dtype)
+                operand,
+                stored=stored.to(dtype) if isinstance(stored, torch.Tensor) else stored,
+                dtype=dtype,
+                A_PK=None if A_PK is None else A_PK.to(dtype),
             )
         if any(bias is not None for bias in operand.biases):
             operand = replace(operand, bias_N=_joined_bias(operand, dtype))
@@ -218,7 +224,8 @@ class ProjectionGroup:
         with torch.no_grad():
             for part in self.factors:
                 torch.mul(part.A, part.scale, out=operand.A_PK[part.columns])  # type: ignore[index]
-                operand.weight_NKP[part.rows, operand.width :][:, part.columns].copy_(part.B)
+                if isinstance(operand.stored, torch.Tensor):
+                    operand.stored[part.rows, operand.width :][:, part.columns].copy_(part.B)
 
     def prepared(self) -> Operand:
         """The operand with room for its factors, and no other adapter's values in it."""
@@ -227,7 +234,8 @@ class ProjectionGroup:
         if self._written is not operand.factors and operand.A_PK is not None:
             with torch.no_grad():
                 operand.A_PK.zero_()
-                operand.weight_NKP[:, operand.width :] = 0
+                if isinstance(operand.stored, torch.Tensor):
+                    operand.stored[:, operand.width :] = 0
             self._written = operand.factors
         return operand
 
@@ -255,25 +263,37 @@ class ProjectionGroup:
         if found:
             return found[0]
         weights = [base_of(module).weight for module in self.modules]
-        if len({(weight.dtype, weight.device) for weight in weights}) > 1:
+        if len({(dtype_of(weight), weight.device) for weight in weights}) > 1:
             return "projections of one input differ in dtype or device"
         return None
 
     def _join(self) -> None:
-        """Make the operand: one memory for all weights, with columns for the factors."""
+        """Make the operand: one memory for all weights, with columns for the factors, or the parts it is read from."""
         bases = [base_of(module) for module in self.modules]
         weights: tuple[Any, ...] = tuple(base.weight for base in bases)
-        width, rows, place = weights[0].shape[1], [], 0
-        for weight in weights:
-            rows.append(slice(place, place + weight.shape[0]))
-            place += weight.shape[0]
+        packed = [packed_of(weight) for weight in weights]
+        shapes = [weight.shape if part is None else part.shape for weight, part in zip(weights, packed, strict=True)]
+        rows, place = [], 0
+        for outputs, _ in shapes:
+            rows.append(slice(place, place + outputs))
+            place += outputs
+        width, dtype, device = shapes[0][1], self.dtype, weights[0].device
         self.factors = self._factors(rows)
-        widened = _aligned(self.factors[-1].columns.stop, weights[0].device) if self.factors else 0
-        storage = self._memory(weights, rows, width, widened)
-        if widened and (self._A is None or self._A.shape[0] < widened or self._A.dtype != storage.dtype):
-            self._A, self._written = storage.new_zeros((widened, width)), ()
+        used = self.factors[-1].columns.stop if self.factors else 0
+        stored: torch.Tensor | Mixed
+        if any(packed):
+            widened = _aligned(used, _STEP_4_BIT)
+            parts = tuple(weight if part is None else part for weight, part in zip(weights, packed, strict=True))
+            stored = Mixed(parts, tuple(rows), width, self.workspace, self.impl)
+        else:
+            widened = _aligned(used, ALIGNED.get(device.type, 1))
+            stored = self._memory(weights, rows, width, widened)[:, : width + widened]
+        if widened and (self._A is None or self._A.shape[0] < widened or self._A.dtype != dtype):
+            self._A, self._written = torch.zeros((widened, width), dtype=dtype, device=device), ()
         self._operand = Operand(
-            weight_NKP=storage[:, : width + widened],
+            stored=stored,
+            dtype=dtype,
+            widened=widened,
             A_PK=self._A[:widened] if widened and self._A is not None else None,
             bias_N=None,
             width=width,
@@ -365,6 +385,7 @@ class _Watch:
     def _weight(self, linear: nn.Module) -> None:
         weight = linear.__dict__["_parameters"]["weight"]
         self._remember(linear.__dict__["_parameters"], "weight")
+        self._remember(weight.__dict__, "quant_state")
         self.pointers.append((weight, weight.data_ptr()))
 
 
@@ -378,9 +399,9 @@ def refusal_of(module: nn.Module) -> str | None:
     base = base_of(module)
     if getattr(base, "_is_fsdp_managed_module", False):
         return "weights sharded by FSDP"
-    if type(base) is not nn.Linear:
+    if packed_of(base.weight) is None and type(base) is not nn.Linear:
         return f"{type(base).__name__} weights"
-    if type(base.weight) is not nn.Parameter:
+    if type(base) is nn.Linear and type(base.weight) is not nn.Parameter:
         return f"{type(base.weight).__name__} weights"
     for part in (module, base):
         if part._forward_hooks or part._forward_pre_hooks or part._backward_hooks or hasattr(part, "_hf_hook"):
@@ -391,7 +412,8 @@ def refusal_of(module: nn.Module) -> str | None:
 def _adapter_refusal(module: Any) -> str | None:
     from peft.tuners.lora import Linear as LoraLinear
 
-    if type(module) is not LoraLinear:
+    of_4_bit = type(module).__module__ == "peft.tuners.lora.bnb" and type(module).__name__ == "Linear4bit"
+    if type(module) is not LoraLinear and not of_4_bit:
         return f"adapter layers of type {type(module).__name__}"
     if module.merged:
         return "adapters merged into the weights"
@@ -421,8 +443,13 @@ def active_factors(module: Any) -> list[tuple[nn.Parameter, nn.Parameter, float]
     ]
 
 
-def _aligned(columns: int, device: torch.device) -> int:
-    step = ALIGNED.get(device.type, 1)
+def dtype_of(weight: Any) -> torch.dtype:
+    """What a weight is kept in; of a 4-bit one, what it was before."""
+    packed = packed_of(weight)
+    return weight.dtype if packed is None else packed.dtype
+
+
+def _aligned(columns: int, step: int) -> int:
     return -(-columns // step) * step
 
 

@@ -17,6 +17,7 @@ from typing import Any
 from hasten.errors import HastenError, MissingPackageError, ModelError
 from hasten.files import native_path
 from hasten.loading import demo, gguf
+from hasten.loading.four_bit import keep_trainable, require_read_right
 from hasten.loading.source import Source, check_remote_code, read_json, resolve
 
 CACHE = Path.home() / ".cache" / "hasten"
@@ -147,7 +148,8 @@ def _load_base(source: Source, options: LoadOptions) -> Loaded:
     with _translated(source), _native(where, source) as place:
         model = AutoModelForCausalLM.from_pretrained(place, **arguments)
     model.name_or_path = where
-    _keep_4bit_trainable(model)
+    keep_trainable(model)
+    require_read_right(model)
     tokenizer, notes = _tokenizer(source, options)
     return Loaded(model, tokenizer, source, source, notes)
 
@@ -159,17 +161,6 @@ def _native(where: str, source: Source) -> Iterator[str]:
         return
     with native_path(Path(where)) as place:
         yield str(place)
-
-
-def _keep_4bit_trainable(model: Any) -> None:
-    """Keep 4-bit layers on a CPU in the layout that has a backward.
-
-    bitsandbytes 0.50 repacks a 4-bit layer at its first evaluation on a CPU with AVX512-BF16, and the repacked product
-    has no gradient: training after an evaluation would go on with wrong numbers. Each layer carries its own switch.
-    """
-    for module in model.modules():
-        if hasattr(module, "support_avx512bf16_for_cpu"):
-            module.support_avx512bf16_for_cpu = False
 
 
 def _proven(source: Source, options: LoadOptions) -> str:

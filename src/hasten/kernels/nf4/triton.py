@@ -1,0 +1,69 @@
+"""Triton kernel of nf4. N rows, K columns, P widened columns. A program takes a part of one row."""
+# Launches take options that a kernel does not declare.
+# pyright: reportCallIssue=false
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+
+from hasten.kernels.nf4.packed import Packed
+
+
+def pick_blocks(columns: int) -> tuple[int, int]:
+    """Bytes that a program takes, warps: 8 bytes a thread, 16 values."""
+    block = min(max(triton.next_power_of_2(columns // 2), 16), 2048)
+    return block, max(1, block // 256)
+
+
+@triton.jit
+def nf4_dequantize_kernel(
+    codes_ptr, absmax_ptr, levels_ptr, absmax8_ptr, levels8_ptr, mean_ptr, out_ptr, B_ptr,
+    HALF, PARTS, out_n, B_n, start, RANK,
+    BLOCKSIZE: tl.constexpr, BLOCKSIZE8: tl.constexpr, NESTED: tl.constexpr, FACTOR: tl.constexpr,
+    WIDENED: tl.constexpr, P: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    program = tl.program_id(0)
+    row, part = (program // PARTS).to(tl.int64), program % PARTS
+    byte = part * BLOCK + tl.arange(0, BLOCK)
+    place = row * HALF + byte
+    pair = tl.load(codes_ptr + place, mask=byte < HALF, other=0).to(tl.int32)
+    block = place * 2 // BLOCKSIZE  # a block holds whole bytes
+    if NESTED:
+        code = tl.load(absmax_ptr + block, mask=byte < HALF, other=0).to(tl.int32)
+        scale = tl.load(levels8_ptr + code) * tl.load(absmax8_ptr + block // BLOCKSIZE8, mask=byte < HALF, other=0.0)
+        scale += tl.load(mean_ptr)
+    else:
+        scale = tl.load(absmax_ptr + block, mask=byte < HALF, other=0.0)
+    first = tl.load(levels_ptr + (pair >> 4)) * scale
+    second = tl.load(levels_ptr + (pair & 15)) * scale
+    column = part * (2 * BLOCK) + tl.arange(0, 2 * BLOCK)
+    values = tl.interleave(first, second).to(out_ptr.dtype.element_ty)
+    tl.store(out_ptr + row * out_n + column, values, mask=column < 2 * HALF)
+    if WIDENED > 0 and part == PARTS - 1:
+        inner = tl.arange(0, P)
+        own = (inner >= start) & (inner < start + RANK)
+        columns = tl.zeros((P,), dtype=tl.float32)
+        if FACTOR:
+            columns = tl.load(B_ptr + row * B_n + inner - start, mask=own, other=0.0).to(tl.float32)
+        target = out_ptr + row * out_n + 2 * HALF + inner
+        tl.store(target, columns.to(out_ptr.dtype.element_ty), mask=inner < WIDENED)
+
+
+def dequantize(packed: Packed, out: torch.Tensor, B: torch.Tensor | None, start: int) -> None:  # noqa: N803
+    """Writes the weight and the columns of its factor to `out` ``[N, K + P]``; see `op.dequantize`."""
+    rows, columns = packed.shape
+    nested = packed.nested
+    block, warps = pick_blocks(columns)
+    parts = triton.cdiv(columns // 2, block)
+    widened = out.shape[1] - columns
+    nf4_dequantize_kernel[(rows * parts,)](
+        packed.codes, packed.absmax, packed.levels,
+        nested.absmax if nested else None, nested.levels if nested else None, nested.mean if nested else None,
+        out, B, columns // 2, parts, out.stride(0), B.stride(0) if B is not None else 0, start,
+        B.shape[1] if B is not None else 0,
+        BLOCKSIZE=packed.blocksize, BLOCKSIZE8=nested.blocksize if nested else 1, NESTED=nested is not None,
+        FACTOR=B is not None, WIDENED=widened, P=max(16, triton.next_power_of_2(max(widened, 1))), BLOCK=block,
+        num_warps=warps,
+    )  # fmt: skip
