@@ -20,7 +20,7 @@ from typing import Any
 STARTED = time.perf_counter()
 
 import torch  # noqa: E402  # importing it is part of the time to the first step
-from step_arm import TARGETS  # noqa: E402
+from step_arm import TARGETS, summary  # noqa: E402
 from transformers import TrainerCallback  # noqa: E402
 
 SEED = 3407
@@ -47,6 +47,34 @@ class Clock(TrainerCallback):
             torch.cuda.synchronize()
         self.tokens.append(self.counted(state.global_step - 1))
         self.ends.append(time.perf_counter())
+
+
+class Profile(TrainerCallback):
+    """One step's device work, with the launch of the next: where the time of a running job goes.
+
+    Args:
+        step: which one.
+    """
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+        self.run: Any = None
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Starts before the step."""
+        from torch.profiler import ProfilerActivity, profile
+
+        if state.global_step == self.step:
+            torch.cuda.synchronize()
+            self.run = profile(activities=[ProfilerActivity.CUDA])
+            self.run.__enter__()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Ends after the next one, when both are done."""
+        if self.run is not None and state.global_step == self.step + 2:
+            torch.cuda.synchronize()
+            self.run.__exit__(None, None, None)
+            self.events, self.run = self.run.events(), None
 
 
 def hasten(spec: dict[str, Any], folder: str) -> tuple[Any, Clock]:
@@ -152,11 +180,16 @@ def measure(spec: dict[str, Any]) -> dict[str, Any]:
     with TemporaryDirectory() as folder:
         trainer, clock = (hasten if spec["arm"].startswith("hasten") else trl)(spec, folder)
         trainer.add_callback(clock)
+        if spec.get("profile"):
+            trainer.add_callback(watch := Profile(spec["steps"]))
+            trainer.args.max_steps += 2  # after the steps that are timed
         if torch.cuda.is_available():
             torch.cuda.reset_peak_memory_stats()
         ready = time.perf_counter()
         trainer.train()
     logs = [entry for entry in trainer.state.log_history if "loss" in entry]
+    clock.ends, clock.tokens = clock.ends[: spec["steps"]], clock.tokens[: spec["steps"]]
+    logs = logs[: spec["steps"]]
     seconds = clock.ends[-1] - clock.ends[spec["skip"] - 1]
     steps = spec["steps"] - spec["skip"]
     real, supervised = (sum(part) for part in zip(*clock.tokens[spec["skip"] :], strict=True))
@@ -181,6 +214,8 @@ def measure(spec: dict[str, Any]) -> dict[str, Any]:
         result["peak_allocated_gb"] = torch.cuda.max_memory_allocated() / 1e9
         result["peak_reserved_gb"] = torch.cuda.max_memory_reserved() / 1e9
         result["device_allocations"] = torch.cuda.memory_stats()["num_device_alloc"]
+    if spec.get("profile"):
+        result["profile"] = {"steps": 2, **summary(watch.events, spec["profile"])}
     return result
 
 

@@ -89,7 +89,11 @@ def _quantize(model: Any) -> None:
         if type(module) is torch.nn.Linear and name != "lm_head":
             with torch.device("meta"):
                 made = Linear4bit(
-                    module.in_features, module.out_features, bias=False, compute_dtype=module.weight.dtype, quant_type="nf4"
+                    module.in_features,
+                    module.out_features,
+                    bias=False,
+                    compute_dtype=module.weight.dtype,
+                    quant_type="nf4",
                 )
             weight = Params4bit(module.weight.data, requires_grad=False, quant_type="nf4", module=made)
             made.weight = weight.to(module.weight.device)
@@ -263,9 +267,19 @@ def profile(step: Any, optimizer: Any, rows: int) -> dict[str, Any]:
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         torch.cuda.synchronize()
+    return summary(run.events(), rows)
+
+
+def summary(events: Any, rows: int) -> dict[str, Any]:
+    """A profile's device events as totals per kernel and the idle times between them.
+
+    Args:
+        events: of a finished `torch.profiler.profile`.
+        rows: how many kernels are listed.
+    """
     spans = sorted(
         (event.time_range.start, event.time_range.end, event.name)
-        for event in run.events()
+        for event in events
         if event.device_type.name == "CUDA"
     )
     totals: dict[str, list[float]] = {}

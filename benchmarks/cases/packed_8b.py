@@ -21,8 +21,9 @@ def run(
     steps: int = 24,
     skip: int = 6,
     repeat: int = 4,
+    profile: int = 0,
 ) -> dict[str, Any]:
     """Two packed rows a step."""
     spec = {"batch": 2, "accumulation": 1, "length": 2048, "packed": True}
-    spec |= {"steps": steps, "skip": skip, "repeat": repeat}
+    spec |= {"steps": steps, "skip": skip, "repeat": repeat, "profile": profile}
     return run_jobs(arms.split(","), rows=rows, model=model, tokenizer=tokenizer, shape=shape, spec=spec, matched=False)

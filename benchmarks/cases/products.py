@@ -12,9 +12,8 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch.nn import functional as F
-
 from cases.kernels import _made, _time
+from torch.nn import functional as F
 
 TOKENS, WIDTH, MLP, GATE_UP, QKV = 4096, 4096, 14336, 28672, 6144
 

@@ -19,8 +19,9 @@ def run(
     steps: int = 16,
     skip: int = 4,
     repeat: int = 4,
+    profile: int = 0,
 ) -> dict[str, Any]:
     """Each arm reads the same 16 rows in every step."""
     spec = {"batch": 4, "accumulation": 4, "length": 2048, "packed": False}
-    spec |= {"steps": steps, "skip": skip, "repeat": repeat}
+    spec |= {"steps": steps, "skip": skip, "repeat": repeat, "profile": profile}
     return run_jobs(arms.split(","), rows=rows, model=model, tokenizer=tokenizer, shape=shape, spec=spec, matched=True)

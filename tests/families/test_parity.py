@@ -16,7 +16,7 @@ from hasten.blocks.apply import apply, gives_loss, refused_in_training, remove, 
 from hasten.blocks.layer import FastLayer
 from hasten.blocks.packed_attention import packed_attention
 from hasten.data.packing import PackedCollator
-from hasten.families.base import all_families
+from hasten.families.base import all_families, family_of
 from hasten.policies import POLICIES
 from support import tiny
 from support.as_good import require_as_good
@@ -175,3 +175,28 @@ def test_removing_gives_the_plain_model_back(family):
     assert all(parameter.is_contiguous() for parameter in fast.parameters())
     storages = {parameter.untyped_storage().data_ptr() for parameter in fast.parameters()}
     assert len(storages) == len(list(fast.parameters()))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"sliding_window": 5},
+        {"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5}},
+    ],
+    ids=["window", "partial rotary"],
+)
+@pytest.mark.parametrize("results", [padded_results, packed_results])
+def test_what_phi3_has_beyond_llama(changes, results):
+    family = family_of("phi3")
+    fast, plain, truth = three(lambda: adapted(model_of(family, **changes), family))
+    require_as_good(results(fast), results(plain), results(truth))
+    require_fast(fast, family)
+
+
+def test_dropout_on_the_residual_path_runs_plain():
+    family = family_of("phi3")
+    model = adapted(model_of(family, resid_pdrop=0.1), family)
+    apply(model)
+    with pytest.warns(UserWarning, match="dropout on the residual path"):
+        padded_results(model.train())
+    assert refused_in_training(model) == {"dropout on the residual path"}

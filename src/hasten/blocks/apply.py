@@ -214,6 +214,7 @@ def _fast(layer: nn.Module, config: Any, blocks: Blocks, workspace: Workspace, i
         ),
         window=_window(attention, config, blocks),
         parts=(attention, mlp, before.module, between.module),
+        dropouts=tuple(child for child in layer.children() if isinstance(child, nn.Dropout)),
     )
     return next((reason for group in fast.groups() if (reason := group.why_not())), fast)
 

@@ -42,6 +42,8 @@ class Fast:
     window: int | None
     parts: tuple[nn.Module, ...]
     """Attention, MLP and norms: what the fast forward does not call, so that hooks on them would not be heard."""
+    dropouts: tuple[nn.Dropout, ...] = ()
+    """On the residual path; the fast forward has none."""
     policy: Policy = "keep"
     recompute: bool = False
     """Whether transformers' own switch asks for recomputation (``gradient_checkpointing_enable``)."""
@@ -115,6 +117,8 @@ def _refusal(layer: Any, fast: Fast, mask: Any, args: tuple[Any, ...], kwargs: d
         return "a key/value cache is kept (use_cache=False trains faster)"
     if any(part.__dict__["_forward_hooks"] or part.__dict__["_forward_pre_hooks"] for part in fast.parts):
         return "hooks on attention, MLP or a norm"
+    if any(dropout.p and dropout.training for dropout in fast.dropouts):
+        return "dropout on the residual path"
     implementation = layer.self_attn.config._attn_implementation
     if implementation not in ("sdpa", PACKED):
         return f"attention implementation '{implementation}' was asked for"
