@@ -24,7 +24,7 @@ def run(rows: int = ROWS) -> dict[str, Any]:
     torch.manual_seed(0)
     copy = _copy_rate()
     results: dict[str, Any] = {"copy_tb_s": copy, "kernels": {}}
-    for name, moved, arms in [*_norms(rows), *_rope(rows), *_activations(rows)]:
+    for name, moved, arms in [*_norms(rows), *_rope(rows), *_activations(rows), *_four_bit()]:
         line = {arm: _time(call) for arm, call in arms.items()}
         tb_s = moved / line["hasten"] / 1e6
         results["kernels"][name] = {"us": line, "bytes": moved, "tb_s": tb_s, "share": tb_s / copy}
@@ -175,6 +175,29 @@ def _activations(rows: int) -> list[tuple[str, int, dict[str, Callable[[], Any]]
         }
         found += [(f"{kind} gated", 3 * da.nbytes, forward), (f"{kind} gated backward", 5 * da.nbytes, backward)]
     return found
+
+
+def _four_bit() -> list[tuple[str, int, dict[str, Callable[[], Any]]]]:
+    """One weight of NF4 with double quantization back to bfloat16."""
+    import importlib.util
+
+    if importlib.util.find_spec("bitsandbytes") is None:
+        return []
+    from bitsandbytes.functional import dequantize_4bit
+    from bitsandbytes.nn import Params4bit
+
+    from hasten.kernels.nf4.op import dequantize
+    from hasten.kernels.nf4.packed import packed_of
+
+    weight = Params4bit(_made(MLP, WIDTH), requires_grad=False, quant_type="nf4").to("cuda")
+    packed, out = packed_of(weight), torch.empty(MLP, WIDTH + 32, device="cuda", dtype=torch.bfloat16)
+    assert packed is not None
+    arms = {
+        "hasten": lambda: dequantize(packed, out[:, :WIDTH]),
+        "bitsandbytes": lambda: dequantize_4bit(weight.data, weight.quant_state),
+    }
+    moved = packed.codes.nbytes + packed.absmax.nbytes + 2 * MLP * WIDTH
+    return [("nf4 to bfloat16", moved, arms)]
 
 
 def _losses(rows: int) -> list[tuple[str, int, dict[str, Callable[[], Any]]]]:

@@ -18,35 +18,58 @@ def pick_blocks(columns: int) -> tuple[int, int]:
 
 
 @triton.jit
+def _scale(
+    block, mask, absmax_ptr, absmax8_ptr, levels8_ptr, mean_ptr, BLOCKSIZE8: tl.constexpr, NESTED: tl.constexpr
+):  # fmt: skip
+    """The scale of each block, float32."""
+    if NESTED:
+        code = tl.load(absmax_ptr + block, mask=mask, other=0).to(tl.int32)
+        known = tl.load(levels8_ptr + code) * tl.load(absmax8_ptr + block // BLOCKSIZE8, mask=mask, other=0.0)
+        return known + tl.load(mean_ptr)
+    else:
+        return tl.load(absmax_ptr + block, mask=mask, other=0.0)
+
+
+@triton.jit
 def nf4_dequantize_kernel(
     codes_ptr, absmax_ptr, levels_ptr, absmax8_ptr, levels8_ptr, mean_ptr, out_ptr, B_ptr,
     HALF, PARTS, out_n, B_n, start, RANK,
-    BLOCKSIZE: tl.constexpr, BLOCKSIZE8: tl.constexpr, NESTED: tl.constexpr, FACTOR: tl.constexpr,
-    WIDENED: tl.constexpr, P: tl.constexpr, BLOCK: tl.constexpr,
+    BLOCKSIZE: tl.constexpr, BLOCKSIZE8: tl.constexpr, NESTED: tl.constexpr, WHOLE: tl.constexpr, WORDS: tl.constexpr,
+    FACTOR: tl.constexpr, WIDENED: tl.constexpr, P: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     program = tl.program_id(0)
     row, part = (program // PARTS).to(tl.int64), program % PARTS
     byte = part * BLOCK + tl.arange(0, BLOCK)
-    place = row * HALF + byte
-    pair = tl.load(codes_ptr + place, mask=byte < HALF, other=0).to(tl.int32)
-    block = place * 2 // BLOCKSIZE  # a block holds whole bytes
-    if NESTED:
-        code = tl.load(absmax_ptr + block, mask=byte < HALF, other=0).to(tl.int32)
-        scale = tl.load(levels8_ptr + code) * tl.load(absmax8_ptr + block // BLOCKSIZE8, mask=byte < HALF, other=0.0)
-        scale += tl.load(mean_ptr)
+    if WHOLE:  # rows are whole blocks: one scale for all bytes of a block
+        own = tl.arange(0, 2 * BLOCK // BLOCKSIZE)
+        first_block = (row * HALF + part * BLOCK) * 2 // BLOCKSIZE
+        inside = (part * BLOCK + own * (BLOCKSIZE // 2)) < HALF
+        scales = _scale(
+            first_block + own, inside, absmax_ptr, absmax8_ptr, levels8_ptr, mean_ptr, BLOCKSIZE8, NESTED
+        )  # fmt: skip
+        scale = tl.reshape(tl.broadcast_to(scales[:, None], (2 * BLOCK // BLOCKSIZE, BLOCKSIZE // 2)), (BLOCK,))
     else:
-        scale = tl.load(absmax_ptr + block, mask=byte < HALF, other=0.0)
-    first = tl.load(levels_ptr + (pair >> 4)) * scale
-    second = tl.load(levels_ptr + (pair & 15)) * scale
-    column = part * (2 * BLOCK) + tl.arange(0, 2 * BLOCK)
-    values = tl.interleave(first, second).to(out_ptr.dtype.element_ty)
-    tl.store(out_ptr + row * out_n + column, values, mask=column < 2 * HALF)
+        block = (row * HALF + byte) * 2 // BLOCKSIZE  # a block holds whole bytes
+        scale = _scale(
+            block, byte < HALF, absmax_ptr, absmax8_ptr, levels8_ptr, mean_ptr, BLOCKSIZE8, NESTED
+        )  # fmt: skip
+    pair = tl.load(codes_ptr + row * HALF + byte, mask=byte < HALF, other=0).to(tl.int32)
+    first = (tl.load(levels_ptr + (pair >> 4)) * scale).to(out_ptr.dtype.element_ty)
+    second = (tl.load(levels_ptr + (pair & 15)) * scale).to(out_ptr.dtype.element_ty)
+    if WORDS:  # both values of a byte are one word of the output
+        low = first.to(tl.int16, bitcast=True).to(tl.int32) & 0xFFFF
+        high = second.to(tl.int16, bitcast=True).to(tl.int32) << 16
+        words = out_ptr.to(tl.pointer_type(tl.int32)) + row * (out_n // 2)
+        tl.store(words + byte, low | high, mask=byte < HALF)
+    else:
+        column = part * (2 * BLOCK) + tl.arange(0, 2 * BLOCK)
+        tl.store(out_ptr + row * out_n + column, tl.interleave(first, second), mask=column < 2 * HALF)
     if WIDENED > 0 and part == PARTS - 1:
         inner = tl.arange(0, P)
-        own = (inner >= start) & (inner < start + RANK)
+        within = (inner >= start) & (inner < start + RANK)
         columns = tl.zeros((P,), dtype=tl.float32)
         if FACTOR:
-            columns = tl.load(B_ptr + row * B_n + inner - start, mask=own, other=0.0).to(tl.float32)
+            columns = tl.load(B_ptr + row * B_n + inner - start, mask=within, other=0.0).to(tl.float32)
         target = out_ptr + row * out_n + 2 * HALF + inner
         tl.store(target, columns.to(out_ptr.dtype.element_ty), mask=inner < WIDENED)
 
@@ -58,12 +81,14 @@ def dequantize(packed: Packed, out: torch.Tensor, B: torch.Tensor | None, start:
     block, warps = pick_blocks(columns)
     parts = triton.cdiv(columns // 2, block)
     widened = out.shape[1] - columns
+    whole = columns % packed.blocksize == 0 and (2 * block) % packed.blocksize == 0
+    words = out.element_size() == 2 and out.stride(0) % 2 == 0 and out.data_ptr() % 4 == 0
     nf4_dequantize_kernel[(rows * parts,)](
         packed.codes, packed.absmax, packed.levels,
         nested.absmax if nested else None, nested.levels if nested else None, nested.mean if nested else None,
         out, B, columns // 2, parts, out.stride(0), B.stride(0) if B is not None else 0, start,
         B.shape[1] if B is not None else 0,
         BLOCKSIZE=packed.blocksize, BLOCKSIZE8=nested.blocksize if nested else 1, NESTED=nested is not None,
-        FACTOR=B is not None, WIDENED=widened, P=max(16, triton.next_power_of_2(max(widened, 1))), BLOCK=block,
-        num_warps=warps,
+        WHOLE=whole, WORDS=words, FACTOR=B is not None, WIDENED=widened,
+        P=max(16, triton.next_power_of_2(max(widened, 1))), BLOCK=block, num_warps=warps,
     )  # fmt: skip
