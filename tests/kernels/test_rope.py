@@ -131,3 +131,17 @@ def test_one_node_for_compile(device):
     torch.library.opcheck(torch.ops.hasten.rope.default, arguments)
     compiled = torch.compile(lambda q: rope(q, k, cos, sin, impl="torch")[0] * 2, backend="aot_eager", fullgraph=True)
     torch.testing.assert_close(compiled(q), rope(q, k, cos, sin, impl="torch")[0] * 2)
+
+
+@pytest.mark.parametrize("interleaved", [False, True])
+@pytest.mark.parametrize("rotary", [8, 4])
+@pytest.mark.parametrize(("heads", "kept", "rows"), [(3, 1, 6), (4, 2, 3), (1, 1, 0)])
+def test_gradients_are_turned_back_side_by_side(device, impl, interleaved, rotary, heads, kept, rows):
+    dq, dk = made(device, torch.float32, rows, heads, 8), made(device, torch.float32, rows, kept, 8, seed=1)
+    dv = made(device, torch.float32, kept, rows, 8, seed=2).transpose(0, 1)
+    cos, sin = (table[0][:rows] for table in tables(device, 3, rotary))  # three angles: two sequences of six rows
+    out = torch.full((rows, (heads + 2 * kept) * 8 + 5), float("nan"), device=device)
+    op.join(dq, dk, dv, cos, sin, out=out[:, :-5], interleaved=interleaved, impl=impl)
+    back = [op.rotate(part, cos, sin, backward=True, interleaved=interleaved, impl=impl) for part in (dq, dk)]
+    assert torch.equal(out[:, :-5], torch.cat([*back, dv], dim=1).flatten(1))
+    assert out[:, -5:].isnan().all()

@@ -128,8 +128,13 @@ class AttentionHalf:
         gradients_out = call.out.parameter_gradients(dy_MD, output_BTHE.reshape(len(h_MD), -1), saved.oa_MP, doa_MP)
         dquery, dkey, dvalue = saved.attended.backward(do_MO.view(output_BTHE.shape))
         dqkv_MN = do_MO.new_empty((len(h_MD), (self.heads + 2 * self.key_value_heads) * self.head_width))
-        head_gradients = self._turn_back(call, saved, dqkv_MN, dquery.flatten(0, 1), dkey.flatten(0, 1))
-        copy_rows(self._heads(dqkv_MN)[2], dvalue.flatten(0, 1))
+        parts = dquery.flatten(0, 1), dkey.flatten(0, 1), dvalue.flatten(0, 1)
+        head_gradients: list[torch.Tensor | None] = []
+        if self.head_norms:
+            head_gradients = self._through_head_norms(call, saved, dqkv_MN, *parts[:2])
+            copy_rows(self._heads(dqkv_MN)[2], parts[2])
+        else:
+            rope.join(*parts, call.cos_CR, call.sin_CR, out=dqkv_MN, interleaved=self.interleaved, impl=self.impl)
         need_norm = need_dh or self.norm.weight.requires_grad
         dx_MD, dxa_MP = call.qkv.input_gradient(dqkv_MN, need_dx=need_norm)
         x_MD = saved.x_MD
@@ -166,7 +171,7 @@ class AttentionHalf:
             torch.mm(o_MOP[:, : call.out.width], call.out.A_PK.t(), out=o_MOP[:, call.out.width :])
         return None, o_MOP[:, call.out.width :]
 
-    def _turn_back(
+    def _through_head_norms(
         self,
         call: AttentionCall,
         saved: AttentionSaved,
@@ -175,18 +180,22 @@ class AttentionHalf:
         dkey_MKE: torch.Tensor,
     ) -> list[torch.Tensor | None]:
         """Writes the gradients of q and k before RoPE and head norms; returns those of the head norms' weights."""
+        assert self.head_norms is not None
+        assert saved.qkv_MN is not None
+        assert saved.head_rstd is not None
         gradients: list[torch.Tensor | None] = []
-        for place, given in enumerate((dquery_MHE, dkey_MKE)):
-            target = self._heads(dqkv_MN)[place]
-            turned = given if self.head_norms else target  # in place where a norm's backward still follows
+        for place, turned in enumerate((dquery_MHE, dkey_MKE)):
             rope.rotate(
-                given, call.cos_CR, call.sin_CR, out=turned, backward=True, interleaved=self.interleaved, impl=self.impl
+                turned,
+                call.cos_CR,
+                call.sin_CR,
+                out=turned,
+                backward=True,
+                interleaved=self.interleaved,
+                impl=self.impl,
             )
-            if self.head_norms:
-                assert saved.qkv_MN is not None
-                assert saved.head_rstd is not None
-                source = self._heads(saved.qkv_MN)[place]
-                dsource, dweight = self.head_norms[place].backward(turned, source, saved.head_rstd[place])
-                target.copy_(dsource)
-                gradients.append(dweight)
+            source = self._heads(saved.qkv_MN)[place]
+            dsource, dweight = self.head_norms[place].backward(turned, source, saved.head_rstd[place])
+            self._heads(dqkv_MN)[place].copy_(dsource)
+            gradients.append(dweight)
         return gradients

@@ -84,6 +84,41 @@ def rotate(
     return reference.rotate(x_MHD, cos_CR, sin_CR, target, backward, interleaved)
 
 
+def join(
+    dq_MHD: torch.Tensor,
+    dk_MKD: torch.Tensor,
+    dv_MKD: torch.Tensor,
+    cos_CR: torch.Tensor,
+    sin_CR: torch.Tensor,
+    *,
+    out: torch.Tensor,
+    interleaved: bool = False,
+    impl: str = "auto",
+) -> None:
+    """For a block's backward: the gradients of q and k turned back, and that of v, side by side in one buffer.
+
+    Args:
+        dq_MHD: any outer strides, the last dimension contiguous.
+        dk_MKD: likewise.
+        dv_MKD: likewise.
+        cos_CR: as in `rotate`.
+        sin_CR: likewise.
+        out: ``[M, (H + 2 K) D]``, any row stride.
+        interleaved: see `rope`.
+        impl: see `rope`.
+    """
+    if choose(impl, dq_MHD) == "triton":
+        from hasten.kernels.rope import triton as kernels
+
+        kernels.join(dq_MHD, dk_MKD, dv_MKD, cos_CR, sin_CR, out, interleaved)
+        return
+    heads, kept, width = dq_MHD.shape[1], dk_MKD.shape[1], dq_MHD.shape[2]
+    parts = out.unflatten(1, (-1, width)).split([heads, kept, kept], dim=1)
+    reference.rotate(dq_MHD, cos_CR, sin_CR, parts[0], True, interleaved)
+    reference.rotate(dk_MKD, cos_CR, sin_CR, parts[1], True, interleaved)
+    parts[2].copy_(dv_MKD)
+
+
 @torch.library.custom_op("hasten::rope", mutates_args=())
 def _rope(
     x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, backward: bool, interleaved: bool, impl: str
