@@ -13,7 +13,9 @@ bitsandbytes = pytest.importorskip("bitsandbytes", reason="4-bit weights are bit
 def layer(inputs, outputs=64):
     made = bitsandbytes.nn.Linear4bit(inputs, outputs, bias=False, quant_type="nf4")
     torch.manual_seed(0)
-    weight = bitsandbytes.nn.Params4bit(torch.randn(outputs, inputs), requires_grad=False, quant_type="nf4", module=made)
+    weight = bitsandbytes.nn.Params4bit(
+        torch.randn(outputs, inputs), requires_grad=False, quant_type="nf4", module=made
+    )
     made.weight = weight.to("cpu")
     return made
 

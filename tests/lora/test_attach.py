@@ -67,3 +67,10 @@ def train_three_steps(model, mode):
         optimizer.step()
         optimizer.zero_grad()
     return lora_parameters(model, "lora_B")
+
+
+def test_4_bit_weights_count_as_what_they_stand_for():
+    bitsandbytes = pytest.importorskip("bitsandbytes")
+    module = torch.nn.Linear(2, 2, bias=False)
+    module.weight = bitsandbytes.nn.Params4bit(torch.randn(8, 64), requires_grad=False, quant_type="nf4").to("cpu")
+    assert trainable_parameters(module) == (0, 8 * 64)

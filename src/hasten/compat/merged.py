@@ -19,6 +19,7 @@ from hasten.data.formats import RowProblem
 from hasten.data.generation_tag import without_markers
 from hasten.data.templates import ChatEncoder
 from hasten.errors import ConfigError, StorageError
+from hasten.lora.attach import value_count
 from hasten.lora.merge import merged_state_dict
 
 
@@ -105,12 +106,6 @@ def clean_tokenizer(tokenizer: Any) -> Any:
         backend.no_truncation()
         backend.no_padding()
     return made
-
-
-def value_count(parameter: Any) -> int:
-    """How many values a parameter stands for; 4-bit ones are stored two to a byte."""
-    state = getattr(parameter, "quant_state", None)
-    return state.shape.numel() if state is not None else parameter.numel()
 
 
 def _end_ids(tokenizer: Any, config: Any) -> Any:

@@ -19,12 +19,12 @@ import torch
 from hasten import __version__
 from hasten.compat.binding import bind
 from hasten.compat.formatting import TEXT, format_dataset
-from hasten.compat.merged import value_count
 from hasten.compat.notes import say, say_once
 from hasten.compat.origin import origin_of
 from hasten.compat.trl_config import Defaults, SFTConfig, translate
 from hasten.compat.trl_imports import TrlConfig, TrlTrainer
 from hasten.errors import CapabilityError, ConfigError, did_you_mean
+from hasten.lora.attach import value_count
 
 __all__ = ["SFTConfig", "SFTTrainer", "UnslothTrainer", "UnslothTrainingArguments", "unsloth_train"]
 

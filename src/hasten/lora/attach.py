@@ -67,5 +67,11 @@ def attach(model: Any, settings: LoraSettings, **peft: Any) -> Attached:
 def trainable_parameters(model: Any) -> tuple[int, int]:
     """Number of trained values and of all values."""
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    total = sum(parameter.numel() for parameter in model.parameters())
+    total = sum(value_count(parameter) for parameter in model.parameters())
     return trained, total
+
+
+def value_count(parameter: Any) -> int:
+    """How many values a parameter stands for; 4-bit ones are stored two to a byte."""
+    state = getattr(parameter, "quant_state", None)
+    return state.shape.numel() if state is not None else parameter.numel()
