@@ -25,7 +25,7 @@ def test_help_loads_nothing_heavy_and_names_every_command():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    for command in ("demo", "train", "chat", "run", "runs", "show", "stop"):
+    for command in ("demo", "train", "chat", "quantize", "run", "runs", "show", "stop"):
         assert f"\n  {command} " in done.stdout
 
 

@@ -1,0 +1,125 @@
+"""A model's name in, a folder out."""
+
+import json
+import os
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from hasten.errors import ConfigError, DataError, HastenError, ModelError, StorageError
+from hasten.loading.model import LoadOptions
+from hasten.quant.checkpoint import FIGURES, PAGE, Request, quantize_checkpoint
+from hasten.quant.dynamic import QuantizeSettings
+from support import tiny
+
+ROWS = [{"text": f"{number} the red dog and the green cat, one two three, say blue"} for number in range(60)]
+
+
+def request(model, output, *, rows=ROWS, tokens=256, **settings):
+    return Request(
+        model=str(model), output=output, settings=QuantizeSettings(**settings), sources=("x",), rows=rows, tokens=tokens
+    )
+
+
+def test_a_folder_that_transformers_loads(tiny_model_folder, tmp_path):
+    told = []
+    output = tmp_path / "new" / "quantized"
+    figures = quantize_checkpoint(request(tiny_model_folder, output, budget=1.3), LoadOptions(), told.append)
+    names = {file.name for file in output.iterdir()}
+    assert {"config.json", "model.safetensors", "tokenizer.json", FIGURES, PAGE} <= names
+    written = json.loads((output / FIGURES).read_text("utf-8"))
+    assert written["model"] == str(tiny_model_folder) and written["bytes"] == figures.bytes
+    assert written["settings"]["budget"] == 1.3 and len(written["projections"]) == 14
+    model = AutoModelForCausalLM.from_pretrained(output)
+    tokens = AutoTokenizer.from_pretrained(output)("the red dog", return_tensors="pt")
+    assert model(**tokens).logits.isfinite().all()
+    config = json.loads((output / "config.json").read_text("utf-8"))
+    better = {projection.name for projection in figures.projections if projection.bits == 16}
+    assert set(config["quantization_config"]["llm_int8_skip_modules"]) == better | {"lm_head"}
+    assert config["dtype"] == "bfloat16" and told[0] == "reading rows" and told[-1] == f"saving to {output}"
+    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["quantized"], "nothing temporary is left"
+
+
+def test_what_was_written_measures_as_was_told(tiny_model_folder, tmp_path):
+    from hasten.quant.calibration import read_windows
+    from hasten.quant.divergence import Reference
+
+    output = tmp_path / "quantized"
+    figures = quantize_checkpoint(request(tiny_model_folder, output, budget=1.3), LoadOptions())
+    windows = read_windows(["x"], tiny.tokenizer(), 256, 64, ROWS)
+    with Reference(AutoModelForCausalLM.from_pretrained(tiny_model_folder), windows.heldout) as before:
+        loaded = AutoModelForCausalLM.from_pretrained(output, dtype=torch.float32)
+        # 16-bit parts and values of 4-bit parts are rounded to bfloat16 in the file.
+        assert before.divergence(loaded) == pytest.approx(figures.divergence, rel=0.3, abs=1e-5)
+
+
+def test_a_quantized_model_is_refused(tiny_model_folder, tmp_path):
+    first = tmp_path / "first"
+    quantize_checkpoint(request(tiny_model_folder, first), LoadOptions())
+    with pytest.raises(ModelError) as caught:
+        quantize_checkpoint(request(first, tmp_path / "second"), LoadOptions())
+    assert "its weights are quantized already (bitsandbytes)" in str(caught.value)
+    assert "Name the original model." in str(caught.value) and not (tmp_path / "second").exists()
+
+
+def test_an_adapter_is_refused(tiny_model_folder, tmp_path):
+    from peft import LoraConfig, get_peft_model
+
+    adapter = tmp_path / "adapter"
+    base = AutoModelForCausalLM.from_pretrained(tiny_model_folder)
+    get_peft_model(base, LoraConfig(r=2, target_modules=["q_proj"])).save_pretrained(adapter)
+    with pytest.raises(ModelError) as caught:
+        quantize_checkpoint(request(adapter, tmp_path / "out"), LoadOptions())
+    assert "it is an adapter" in str(caught.value) and "Merge it into its base first" in str(caught.value)
+
+
+def test_a_folder_that_is_there(tiny_model_folder, tmp_path):
+    with pytest.raises(ConfigError) as caught:
+        quantize_checkpoint(request(tiny_model_folder, tmp_path), LoadOptions())
+    assert f"output: '{tmp_path}' is there already. Nothing is overwritten." in str(caught.value)
+    assert "Choose another folder, or delete it." in str(caught.value)
+
+
+def test_a_folder_that_cannot_be(tiny_model_folder, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError) as caught:
+        quantize_checkpoint(request(tiny_model_folder, tmp_path / "file" / "out"), LoadOptions())
+    assert "is a file" in str(caught.value)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_that_is_closed(tiny_model_folder, tmp_path):
+    tmp_path.chmod(0o500)
+    with pytest.raises(StorageError) as caught:
+        quantize_checkpoint(request(tiny_model_folder, tmp_path / "out"), LoadOptions())
+    assert "not writable by this user" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "kind", "parts"),
+    [
+        ({"tokens": 10}, ConfigError, ["tokens: 10.", "64 or more", "4096 is a good number."]),
+        ({"upgrade_bits": 8}, ConfigError, ["upgrade_bits: 8.", "transformers cannot load", "Use 16"]),
+        ({"rows": [{"text": "one"}]}, DataError, ["the calibration rows", "At least 256"]),
+        ({"rows": []}, DataError, ["row"]),
+    ],
+)
+def test_bad_requests(changes, kind, parts, tiny_model_folder, tmp_path):
+    with pytest.raises(HastenError) as caught:
+        quantize_checkpoint(request(tiny_model_folder, tmp_path / "out", **changes), LoadOptions())
+    assert isinstance(caught.value, kind) and not (tmp_path / "out").exists()
+    for part in parts:
+        assert part in str(caught.value)
+
+
+def test_nothing_is_left_when_it_fails(tiny_model_folder, tmp_path, monkeypatch):
+    from hasten.quant import checkpoint
+
+    def full(path, text):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoint, "write_text", full)
+    with pytest.raises(StorageError) as caught:
+        quantize_checkpoint(request(tiny_model_folder, tmp_path / "out"), LoadOptions())
+    assert "no space left on the disk" in str(caught.value) and list(tmp_path.iterdir()) == []

@@ -1,0 +1,139 @@
+"""Choosing codes, scales and bits for a model."""
+
+import pytest
+import torch
+
+from hasten.errors import CapabilityError, ConfigError, ModelError
+from hasten.quant import nf4
+from hasten.quant.dynamic import QuantizeSettings, quantize, storage_dtype, upgraded, upgraded_bytes
+from support import tiny
+
+
+def model(**changes):
+    fields = {"hidden_size": 128, "intermediate_size": 256, "initializer_range": 0.1}
+    return tiny.llama(**(fields | changes))
+
+
+def of(figures, name):
+    return next(projection for projection in figures.projections if projection.name == name)
+
+
+@pytest.mark.parametrize("budget", [1.0, 1.1, 1.5, 4.0])
+@pytest.mark.parametrize("bits", [8, 16])
+def test_the_budget_is_kept(windows, budget, bits):
+    small = model()
+    codes, figures = quantize(small, windows, QuantizeSettings(budget=budget, upgrade_bits=bits))
+    plain = sum(nf4.stored_bytes(projection.shape) for projection in figures.projections)
+    spent = sum(
+        nf4.stored_bytes(projection.shape, projection.block)
+        if projection.name in codes
+        else upgraded_bytes(projection.shape, bits)
+        for projection in figures.projections
+    )
+    assert (figures.bytes, figures.plain_bytes) == (spent, plain)
+    assert spent <= budget * plain and figures.ratio == spent / plain
+    assert {projection.name for projection in figures.projections if projection.bits == 4} == codes.keys()
+    assert all(codes[one.name].block == one.block for one in figures.projections if one.bits == 4)
+    better = [one for one in figures.projections if one.block != 64]
+    assert bool(better) == (budget > 1.0) and bool(codes) == (budget < 4.0)
+
+
+def test_nearer_to_the_original_than_plain_nf4(windows):
+    small = model()
+    _, figures = quantize(small, windows, QuantizeSettings(budget=1.0))
+    assert figures.divergence < 0.8 * figures.plain_divergence
+    _, more = quantize(model(), windows, QuantizeSettings(budget=1.3))
+    assert more.divergence < figures.divergence
+    assert more.plain_divergence == pytest.approx(figures.plain_divergence, rel=1e-5)
+
+
+def test_the_model_holds_the_values_that_the_codes_stand_for(windows):
+    small, original = model(), model()
+    codes, figures = quantize(small, windows, QuantizeSettings(budget=1.2))
+    for projection in figures.projections:
+        now = small.get_submodule(projection.name).weight
+        before = original.get_submodule(projection.name).weight
+        expected = codes[projection.name].values() if projection.name in codes else before.bfloat16().float()
+        assert torch.equal(now, expected)
+    assert torch.equal(small.lm_head.weight, original.lm_head.weight)
+    assert all(parameter.requires_grad for parameter in small.parameters()), "as it was"
+
+
+def test_an_outlier_is_found(windows):
+    """The model stays the same, but one value in each block of one weight dwarfs the others."""
+    small, name = model(), "model.layers.0.mlp.down_proj"
+    small.model.layers[0].mlp.up_proj.weight.data[::64] /= 40
+    small.model.layers[0].mlp.down_proj.weight.data[:, ::64] *= 40
+    _, figures = quantize(small, windows, QuantizeSettings(budget=1.35))
+    assert max(figures.projections, key=lambda one: one.nats / one.plain_bytes).name == name
+    assert of(figures, name).bits == 16
+    assert figures.divergence < 0.2 * figures.plain_divergence
+
+
+def test_uneven_widths_stay_and_say_so(windows):
+    codes, figures = quantize(model(intermediate_size=100), windows, QuantizeSettings(budget=1.0))
+    down = of(figures, "model.layers.0.mlp.down_proj")
+    assert (down.bits, down.bytes, down.note) == (16, 2 * 128 * 100, "its width 100 is no multiple of 64")
+    assert down.name not in codes and figures.ratio == 1.0
+
+
+def test_without_text_to_measure_on(windows):
+    from hasten.quant.calibration import Windows
+
+    _, figures = quantize(model(), Windows(windows.calibration, ()), QuantizeSettings())
+    assert figures.divergence is None and figures.plain_divergence is None and figures.heldout_tokens == 0
+
+
+def test_all_figures_as_plain_values(windows):
+    told = quantize(model(), windows, QuantizeSettings())[1].as_dict()
+    assert told["ratio"] <= 1.1 and told["projections"][0]["kind"] == "self_attn.q_proj"
+    assert told["calibration_tokens"] == 384 and told["heldout_tokens"] == 192
+
+
+def test_predictions_that_are_not_finite(windows):
+    small = model()
+    small.model.layers[0].input_layernorm.weight.data[3] = torch.inf
+    with pytest.raises(ModelError) as caught:
+        quantize(small, windows, QuantizeSettings())
+    assert "its predictions are not finite" in str(caught.value) and "Check its weights" in str(caught.value)
+
+
+def test_a_projection_that_no_text_reaches(windows):
+    small = model()
+    small.model.layers[1].mlp.spare = torch.nn.Linear(64, 64)
+    with pytest.raises(CapabilityError) as caught:
+        quantize(small, windows, QuantizeSettings())
+    assert str(caught.value).startswith("model.layers.1.mlp.spare: the calibration text never reaches it.")
+    assert "Give more rows" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("fields", "parts"),
+    [
+        ({"bits": 8}, ["bits: 8.", "NF4, which has 4 bits", "Leave it at 4."]),
+        ({"budget": 0.9}, ["budget: 0.9.", "from 1.0", "1.10 is a good beginning."]),
+        ({"budget": 5.0}, ["budget: 5.0.", "to 4.0"]),
+        ({"budget": float("nan")}, ["budget: nan."]),
+    ],
+)
+def test_settings_that_cannot_be(fields, parts):
+    with pytest.raises(ConfigError) as caught:
+        QuantizeSettings(**fields)
+    for part in parts:
+        assert part in str(caught.value)
+
+
+def test_what_a_weight_that_matters_becomes():
+    weight = torch.randn(6, 64, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(upgraded(weight, 16, torch.bfloat16), weight.bfloat16().float())
+    eight = upgraded(weight, 8, torch.bfloat16)
+    assert (eight - weight).abs().max() <= weight.abs().max() / 127 / 2 * 1.001
+    assert (upgraded_bytes((6, 64), 16), upgraded_bytes((6, 64), 8)) == (768, 384 + 24)
+    assert upgraded(torch.zeros(2, 64), 8, torch.bfloat16).isfinite().all()
+
+
+def test_the_16_bit_type_is_the_models_own():
+    small = model()
+    assert storage_dtype(small) == torch.bfloat16
+    small.config.dtype = torch.float16
+    assert storage_dtype(small) == torch.float16
