@@ -1,10 +1,6 @@
 """A LoRA step of an 8B shape, 2 x 2048 full rows.
 
 python benchmarks/run.py lora_step_8b [arms=hasten,hf] [profile=20]
-
-Arms whose names contain `qlora` keep frozen weights in 4 bits: `hf-qlora`, `hasten-qlora` (layers recomputed, their
-inputs in host memory), `hasten-qlora-free` (everything kept). They compute something else than 16-bit arms, so they run
-by themselves.
 """
 
 from __future__ import annotations
