@@ -153,3 +153,11 @@ def test_a_gpu_without_triton_is_a_fallback(installed, choice):
     assert said.choice == choice and said.fallback is not installed
     assert installed or "pip install triton" in said.why
     assert not choose_kernels(CPU, installed).fallback
+
+
+def test_rows_are_rounded_where_shapes_cost_and_it_is_said():
+    cpu, gpu = (make_plan(hardware, LLAMA, "llama", Request()) for hardware in (CPU, SPARK))
+    assert (cpu.rounded, gpu.rounded) == (False, True)
+    assert "rounded up" in decision(gpu, "rows").why
+    assert "no padding is computed" in decision(cpu, "rows").why
+    assert not make_plan(SPARK, LLAMA, "llama", Request(packing="off")).rounded

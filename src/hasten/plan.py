@@ -59,6 +59,8 @@ class Plan:
     load_in_4bit: bool
     autocast: bool
     layout: Layout
+    rounded: bool
+    """Whether packed rows are lengthened to sizes that recur."""
     optimizer: str
     decisions: tuple[Decision, ...]
 
@@ -105,7 +107,7 @@ def make_plan(hardware: Hardware, family: Family, model_type: str, request: Requ
     ]
     if request.load_in_4bit:
         decisions.append(Decision(part="frozen weights", choice="NF4", why="4-bit storage was asked for"))
-    layout = _choose_layout(family, model_type, request, decisions)
+    layout = _choose_layout(hardware, family, model_type, request, decisions)
     if request.deterministic and hardware.is_cuda:
         why = "asked for; attention's backward adds in one order"
         decisions.append(Decision(part="arithmetic", choice="deterministic", why=why))
@@ -121,6 +123,7 @@ def make_plan(hardware: Hardware, family: Family, model_type: str, request: Requ
         load_in_4bit=request.load_in_4bit,
         autocast=dtype != "float32",
         layout=layout,
+        rounded=layout == "packed" and hardware.is_cuda,
         optimizer=request.optimizer,
         decisions=tuple(decisions),
     )
@@ -194,12 +197,15 @@ def activation_room(hardware: Hardware, free_bytes: int, trained_bytes: int, log
     return free_bytes - hardware.total_bytes // 20 - 3 * trained_bytes - 2 * min(logits_bytes, LOGITS_BYTES)
 
 
-def _choose_layout(family: Family, model_type: str, request: Request, decisions: list[Decision]) -> Layout:
+def _choose_layout(
+    hardware: Hardware, family: Family, model_type: str, request: Request, decisions: list[Decision]
+) -> Layout:
     if request.packing == "off":
         decisions.append(Decision(part="rows", choice="padded", why="packing was turned off"))
         return "padded"
     if family.supports("packing"):
-        why = f"{family.name}: documents are isolated in attention, no padding is computed"
+        cost = "lengths are rounded up to sizes that recur" if hardware.is_cuda else "no padding is computed"
+        why = f"{family.name}: documents are isolated in attention, {cost}"
         decisions.append(Decision(part="rows", choice="packed", why=why))
         return "packed"
     if request.packing == "on":

@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from hasten.blocks.apply import apply
-from hasten.data.packing import PackedCollator
 from support import stepping
 
 EQUAL = 1e-5
@@ -16,8 +15,9 @@ def step(folder, *, fast, rounded, lengths, masked=()):
     model = stepping.adapted()
     if fast:
         assert apply(model).complete
-    trainer = stepping.trainer(folder, stepping.documents(lengths, masked=masked), model=model, budget=70)
-    trainer.step_inputs.collator = PackedCollator(rounded=rounded)
+    trainer = stepping.trainer(
+        folder, stepping.documents(lengths, masked=masked), model=model, budget=70, rounded=rounded
+    )
     inputs = trainer.step_inputs([[row] for row in range(len(lengths))])
     loss = trainer.training_step(model, inputs)
     sizes = [batch["input_ids"].shape[1] for batch in inputs["micro_batches"]]

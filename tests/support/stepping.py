@@ -43,7 +43,7 @@ def trainer(folder: Path, examples: list[Any], **options: Any) -> Any:
     Args:
         folder: for checkpoints.
         examples: documents to train on.
-        **options: `batch_size`, `accumulation`, `layout`, `budget`, `rows`, `heldout`, `model`, `kind` (the class);
+        **options: `batch_size`, `accumulation`, `layout`, `rounded`, `budget`, `rows`, `heldout`, `model`, `kind` (the class);
             everything else is a training argument.
     """
     from transformers.trainer_callback import PrinterCallback
@@ -53,7 +53,7 @@ def trainer(folder: Path, examples: list[Any], **options: Any) -> Any:
     kind = options.pop("kind", SftTrainer)
     ours = {
         "model": options.pop("model", None) or adapted(),
-        "plan": SimpleNamespace(layout=options.pop("layout", "packed")),
+        "plan": SimpleNamespace(layout=options.pop("layout", "packed"), rounded=options.pop("rounded", False)),
         "heldout_examples": options.pop("heldout", []),
         "token_budget": options.pop("budget", 64),
         "accumulation": options.pop("accumulation", 1),

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from hasten.errors import MissingPackageError
+from hasten.loading.four_bit import keep_trainable
 from hasten.quant.nf4 import Nf4
 
 
@@ -44,6 +45,7 @@ def to_bitsandbytes(model: Any, weights: Mapping[str, Nf4], dtype: torch.dtype) 
 
     for name, weight in weights.items():
         model.set_submodule(name, _linear(model.get_submodule(name), weight, dtype))
+    keep_trainable(model)
     for parameter in model.parameters():
         if parameter.is_floating_point():
             parameter.data = parameter.data.to(dtype)
@@ -84,8 +86,6 @@ def _linear(plain: nn.Linear, weight: Nf4, dtype: torch.dtype) -> nn.Module:
     )
     made.quant_state = made.weight.quant_state
     made.bias = plain.bias
-    # bitsandbytes repacks weights at their first evaluation on some CPUs; what it makes of them has no gradient.
-    made.support_avx512bf16_for_cpu = False
     return made.train(plain.training)
 
 

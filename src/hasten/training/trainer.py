@@ -87,8 +87,8 @@ class SftTrainer(Trainer):
         self._just_skipped = False
         self.skipped_steps = 0
         """Steps without learnt tokens: nothing was computed for them, and no weight changed."""
-        packed = PackedCollator(rounded=args.device.type == "cuda")
-        self.micro_batch = packed if plan.layout == "packed" else PaddedCollator(pad_id)
+        packed = plan.layout == "packed"
+        self.micro_batch = PackedCollator(rounded=plan.rounded) if packed else PaddedCollator(pad_id)
         super().__init__(
             model=model,
             args=args,
