@@ -43,8 +43,8 @@ def trainer(folder: Path, examples: list[Any], **options: Any) -> Any:
     Args:
         folder: for checkpoints.
         examples: documents to train on.
-        **options: `batch_size`, `accumulation`, `layout`, `rounded`, `budget`, `rows`, `heldout`, `model`, `kind` (the class);
-            everything else is a training argument.
+        **options: `batch_size`, `accumulation`, `layout`, `rounded`, `budget`, `rows`, `heldout`, `model`, `kind`
+            (the class); everything else is a training argument.
     """
     from transformers.trainer_callback import PrinterCallback
 
