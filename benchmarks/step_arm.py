@@ -148,9 +148,9 @@ def make_step(spec: dict[str, Any], model: Any, batch: torch.Tensor) -> Any:
         applied = apply(model)
         assert applied.complete, applied.line()
         named = arm.partition("-")[2]
-        policy: Any = {"": "keep", "qlora": "offload", "qlora-free": "keep"}.get(named, named)
+        policy: Any = {"": "keep", "launched": "keep", "qlora": "offload", "qlora-free": "keep"}.get(named, named)
         set_policies(model, [policy] * applied.of)
-        return _packed_step(model, batch)
+        return _packed_step(model, batch, replayed=policy != "offload" and named != "launched")
     if checkpointed:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         model.enable_input_require_grads()
@@ -167,24 +167,32 @@ def make_step(spec: dict[str, Any], model: Any, batch: torch.Tensor) -> Any:
     return step
 
 
-def _packed_step(model: Any, batch: torch.Tensor) -> Any:
-    """As hasten's trainer runs it: the rows are documents of one packed row."""
+def _packed_step(model: Any, batch: torch.Tensor, *, replayed: bool) -> Any:
+    """As hasten's trainer runs it: the rows are documents of one packed row, recorded and replayed on a GPU."""
+    from hasten.blocks.apply import replay_state
     from hasten.blocks.packed_attention import packed_attention
     from hasten.data.packing import PackedCollator
+    from hasten.training.replay import Replay
 
     examples = [{"input_ids": row, "labels": row} for row in batch.tolist()]
-    packed = {
-        name: value.to(batch.device) if isinstance(value, torch.Tensor) else value
-        for name, value in PackedCollator()(examples).items()  # type: ignore[arg-type]
-    }
-    del packed["counts"]
-    targets = packed.pop("labels")[0, packed["logits_to_keep"] + 1]
+    packed = PackedCollator(rounded=batch.is_cuda)(examples)  # type: ignore[arg-type]
+    tokens, _ = packed.pop("counts")
+    packed["hasten_targets"] = packed.pop("labels")[0, packed["logits_to_keep"] + 1]
 
-    def step() -> torch.Tensor:
-        with packed_attention(model), torch.autocast(batch.device.type, torch.bfloat16, enabled=batch.is_cuda):
-            loss = model(**packed, hasten_targets=targets).loss / len(targets)
+    def compute(inputs: dict[str, Any], divisor: torch.Tensor) -> torch.Tensor:
+        with torch.autocast(batch.device.type, torch.bfloat16, enabled=batch.is_cuda):
+            loss = model(**inputs).loss / divisor
             loss.backward()
         return loss.detach()
+
+    learnt = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    replay = Replay(compute, learnt, replay_state(model)) if replayed and batch.is_cuda else None
+    moved = {name: part.to(batch.device) if isinstance(part, torch.Tensor) else part for name, part in packed.items()}
+    divisor = torch.full((), tokens, device=batch.device)
+
+    def step() -> torch.Tensor:
+        with packed_attention(model):
+            return compute(moved, divisor) if replay is None else replay.run(moved, tokens).clone()
 
     return step
 

@@ -1,13 +1,23 @@
 """The Plan: decisions from facts alone, each with its reason, fallbacks marked."""
 
 import dataclasses
+import re
 
 import pytest
 
 from hasten.errors import ConfigError
 from hasten.families.base import GENERIC, family_of
 from hasten.hardware.probe import Hardware
-from hasten.plan import DTYPES, Request, activation_room, choose_activations, choose_dtype, choose_kernels, make_plan
+from hasten.plan import (
+    DTYPES,
+    Request,
+    activation_room,
+    choose_activations,
+    choose_dtype,
+    choose_kernels,
+    choose_replay,
+    make_plan,
+)
 from hasten.policies import Widths, kept_bytes
 
 CPU = Hardware(device="cpu", name="Some CPU", total_bytes=24 << 30, cores=2, bf16=False)
@@ -161,3 +171,46 @@ def test_rows_are_rounded_where_shapes_cost_and_it_is_said():
     assert "rounded up" in decision(gpu, "rows").why
     assert "no padding is computed" in decision(cpu, "rows").why
     assert not make_plan(SPARK, LLAMA, "llama", Request(packing="off")).rounded
+
+
+def replay(machine=SPARK, free=100 * 2**30, **changes):
+    given = {"fast": True, "alone": True, "dtype": "bfloat16", "layout": "packed", "policies": ("keep",) * 32}
+    given |= {"tokens": 4096, "widths": WIDTHS, "trained_bytes": 2**27, "vocabulary": 128256}
+    return choose_replay(machine, free_bytes=free, **(given | changes))
+
+
+def test_micro_batches_are_replayed_on_a_gpu():
+    wanted, said = replay()
+    assert wanted and said is not None and "replayed" in said.choice and not said.fallback
+    assert replay(CPU) == (False, None)
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"fast": False}, "their own code"),
+        ({"alone": False}, "several processes"),
+        ({"dtype": "float32"}, "float32 asks the device"),
+        ({"dtype": "float16"}, "loss scaler"),
+        ({"policies": ("keep",) * 31 + ("offload",)}, "host memory"),
+        ({"free": 30 * 2**30}, r"recordings need \d+\.\d GiB"),
+    ],
+)
+def test_what_is_launched_one_by_one_says_why(changes, why):
+    wanted, said = replay(**changes)
+    assert not wanted and said is not None and said.fallback
+    assert re.search(why, said.why)
+
+
+def test_recordings_need_the_activations_twice():
+    policies = ("keep",) * 32
+    room = activation_room(SPARK, 100 * 2**30, 2**27, 4096 * 128256 * 2)
+    twice = 2 * sum(4096 * kept_bytes(policy, WIDTHS) for policy in policies)
+    assert replay()[0] and room > twice
+    fits = 100 * 2**30 - room + twice  # activations alone
+    assert not replay(free=fits)[0]
+
+
+def test_padded_rows_are_no_fallback():
+    wanted, said = replay(layout="padded")
+    assert not wanted and said is not None and not said.fallback

@@ -8,13 +8,14 @@ them.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 from hasten.errors import ConfigError, did_you_mean
 from hasten.families.base import Family
 from hasten.hardware.probe import Hardware
-from hasten.policies import POLICIES, Policy, Widths, choose_policies, kept_bytes
+from hasten.policies import POLICIES, Policy, Widths, choose_policies, kept_bytes, working_bytes
 
 DType = Literal["bfloat16", "float16", "float32"]
 DTYPES: tuple[DType, ...] = get_args(DType)
@@ -166,6 +167,57 @@ def choose_activations(
     kept = sum(tokens * kept_bytes(policy, widths) for policy in policies)
     why = f"{kept / 2**30:.1f} GiB for up to {tokens:,} tokens, {max(room, 0) / 2**30:.1f} GiB at hand"
     return policies, Decision(part="activations", choice=choice, why=why)
+
+
+def choose_replay(
+    hardware: Hardware,
+    *,
+    fast: bool,
+    alone: bool,
+    dtype: DType,
+    layout: Layout,
+    policies: Sequence[Policy],
+    tokens: int,
+    widths: Widths,
+    free_bytes: int,
+    trained_bytes: int,
+    vocabulary: int,
+) -> tuple[bool, Decision | None]:
+    """Whether micro-batches whose sizes recur are recorded and replayed; the decision is None where there is no GPU.
+
+    Args:
+        hardware: the machine.
+        fast: whether every layer and the head are fast.
+        alone: whether this process trains by itself.
+        dtype: of activations.
+        layout: of micro-batches.
+        policies: what each layer keeps.
+        tokens: most tokens of a micro-batch.
+        widths: of one layer.
+        free_bytes: as in `choose_activations`.
+        trained_bytes: of trained parameters.
+        vocabulary: columns of the logits.
+    """
+    if not hardware.is_cuda:
+        return False, None
+    logits = tokens * vocabulary * widths.item
+    room = activation_room(hardware, free_bytes, trained_bytes, logits)
+    one = tokens * (sum(kept_bytes(policy, widths) for policy in policies) + working_bytes(widths))
+    needed = 2 * one + 2 * min(logits, LOGITS_BYTES) + trained_bytes
+    why = (
+        "padded rows have any size" if layout == "padded"
+        else "some modules run their own code" if not fast
+        else "several processes exchange gradients" if not alone
+        else f"attention in {dtype} asks the device for documents' lengths" if dtype == "float32"
+        else "a loss scaler decides between steps" if dtype == "float16"
+        else "inputs of layers wait in host memory" if "offload" in policies
+        else f"recordings need {needed / 2**30:.1f} GiB" if needed > room
+        else ""
+    )  # fmt: skip
+    if why:
+        return False, Decision(part="launches", choice="one by one", why=why, fallback=layout != "padded")
+    why = "micro-batches of sizes that recur: one launch instead of thousands"
+    return True, Decision(part="launches", choice="recorded and replayed", why=why)
 
 
 def choose_kernels(hardware: Hardware, triton: bool) -> Decision:

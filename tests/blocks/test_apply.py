@@ -11,10 +11,11 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, LlamaForCausalLM
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
-from hasten.blocks.apply import apply, gives_loss, refused_in_training, remove, set_policies, widths_of
+from hasten.blocks.apply import apply, gives_loss, refused_in_training, remove, replay_state, set_policies, widths_of
 from hasten.blocks.layer import FastLayer
 from hasten.lora.checkpointing import disable_checkpointing, enable_checkpointing
 from hasten.policies import Widths
+from hasten.training.replay import same_state
 from support import tiny
 
 IDS = torch.arange(3, 17).view(2, 7)
@@ -260,3 +261,32 @@ def test_one_step_under_ddp_and_under_fsdp2(tmp_path):
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.strip().endswith("equal")
+
+
+def test_what_recordings_depend_on_is_noticed():
+    model, _ = fast_model()
+    model.train()
+    ids = torch.arange(3, 11).unsqueeze(0)
+    look = replay_state(model)
+
+    def seen():
+        model(input_ids=ids, use_cache=False)
+        return look()
+
+    first = seen()
+    assert first is not None and same_state(first, seen())
+    set_policies(model, ["recompute"] * 2)
+    assert not same_state(first, seen())
+    set_policies(model, ["keep"] * 2)
+    assert same_state(first, seen())
+    model.eval()
+    assert not same_state(first, look())
+    model.train()
+    with model.disable_adapter():
+        assert not same_state(first, seen())
+    again = seen()
+    assert not same_state(first, again)  # the adapters are copied to new places
+    hook = model.get_base_model().model.layers[1].mlp.register_forward_hook(lambda *_: None)
+    assert look() is None
+    hook.remove()
+    assert same_state(again, look())

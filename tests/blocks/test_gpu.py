@@ -122,7 +122,7 @@ def test_4_bit_gradients_are_as_good_as_bitsandbytes():
     ratios = []
     for seed in range(6):
         base = quantize(tiny.of_config(LlamaConfig(**SIZES), seed=seed).to("cuda", torch.bfloat16))
-        exact = adapted(plain_of(base)).float()
+        exact = adapted(plain_of(base)).cuda().float()
         fast, plain = adapted(copy.deepcopy(base)), adapted(base)
         assert apply(fast).complete
         truth = packed(exact, seed)

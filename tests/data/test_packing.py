@@ -16,6 +16,7 @@ from hasten.data.packing import (
     lengths_of,
     predicting_positions,
     round_up,
+    rounded_sizes,
     supervised_of,
 )
 
@@ -110,43 +111,64 @@ def test_a_document_of_one_token_learns_nothing():
 
 
 @given(st.lists(document(), max_size=6))
-def test_rounded_rows_are_the_same_rows_and_a_document_that_teaches_nothing(documents):
+def test_rounded_rows_are_the_same_rows_and_documents_that_teach_nothing(documents):
     plain, rounded = PackedCollator()(documents), PackedCollator(rounded=True)(documents)
     real, kept = plain["input_ids"].shape[1], len(plain["logits_to_keep"])
+    own = plain["cu_seq_lens_q"].tolist()
+    sizes = rounded_sizes(np.diff(own), kept)
     assert rounded["counts"] == plain["counts"]
-    assert rounded["input_ids"].shape[1] == round_up(real)
+    assert rounded["input_ids"].shape[1] == sizes.tokens == round_up(real)
     for name in ("input_ids", "labels", "position_ids"):
         assert torch.equal(rounded[name][:, :real], plain[name])
     assert (rounded["labels"][:, real:] == IGNORED).all()
-    added = round_up(real) - real
-    assert rounded["cu_seq_lens_q"].tolist() == [*plain["cu_seq_lens_q"].tolist(), *([real + added] if added else [])]
-    assert rounded["position_ids"][0, real:].tolist() == list(range(added))
-    assert rounded["max_length_q"] == max(plain["max_length_q"], added)
+    boundaries = rounded["cu_seq_lens_q"].tolist()
+    assert boundaries == own + [sizes.tokens] * (len(boundaries) - len(own))
+    assert len(boundaries) == sizes.documents + 1 > len(own)
+    assert rounded["position_ids"][0, real:].tolist() == list(range(sizes.tokens - real))
+    assert rounded["max_length_q"] >= max(np.diff(boundaries))
     assert torch.equal(rounded["logits_to_keep"][:kept], plain["logits_to_keep"])
     further = rounded["labels"][0, rounded["logits_to_keep"][kept:] + 1]
     assert (further == IGNORED).all()
-    assert len(rounded["logits_to_keep"]) in (kept, round_up(kept))
-    assert kept == 0 or added == 0 or len(rounded["logits_to_keep"]) == round_up(kept)
+    assert len(rounded["logits_to_keep"]) == sizes.kept
 
 
 def test_full_rows_of_one_length_stay_a_batch():
     row = {"input_ids": [1] * 256, "labels": [1] * 256}
-    assert PackedCollator(rounded=True)([row, row])["cu_seq_lens_q"].tolist() == [0, 256, 512]
-    assert PackedCollator(rounded=True)([row, A])["cu_seq_lens_q"].tolist() == [0, 256, 260, 264]
+    full = PackedCollator(rounded=True)([row, row])
+    assert full["cu_seq_lens_q"].tolist() == [0, 256, 512] and full["max_length_q"] == 256
+    assert PackedCollator(rounded=True)([row, A])["cu_seq_lens_q"].tolist() == [0, 256, 260, 384, 384]
+
+
+@given(st.lists(st.integers(1, 700), min_size=1, max_size=40))
+def test_only_full_rows_look_like_full_rows(lengths):
+    """Attention knows them by documents x longest = tokens, without asking the device."""
+    sizes = rounded_sizes(np.array(lengths), 0)
+    full = len(set(lengths)) == 1 and lengths[0] % 128 == 0
+    assert (sizes.documents * sizes.longest == sizes.tokens) == full
 
 
 @pytest.mark.parametrize(
-    ("tokens", "rounded"), [(0, 0), (1, 8), (64, 64), (511, 512), (513, 528), (4096, 4096), (4097, 4224)]
+    ("tokens", "rounded"), [(0, 0), (1, 128), (128, 128), (511, 512), (2049, 2176), (4096, 4096), (4097, 4352)]
 )
-def test_there_are_32_sizes_per_power_of_two(tokens, rounded):
+def test_there_are_16_sizes_per_power_of_two(tokens, rounded):
     assert round_up(tokens) == rounded
 
 
 def test_sizes_recur_and_cost_little():
-    for power in range(9, 16):
+    for power in range(11, 16):
         sizes = {round_up(tokens) for tokens in range(2**power + 1, 2 ** (power + 1) + 1)}
-        assert len(sizes) == 32
-    assert all(round_up(tokens) - tokens < max(8, tokens / 32) for tokens in range(1, 5000))
+        assert len(sizes) == 16
+    assert all(round_up(tokens) - tokens < max(128, tokens / 16) for tokens in range(1, 9000))
+
+
+def test_the_jobs_of_an_instruction_data_set_have_few_sizes():
+    """Steps of 16 rows, of which all or some tokens are learnt."""
+    generator = np.random.default_rng(0)
+    sizes = set()
+    for _ in range(500):
+        lengths = generator.integers(40, 300, 16)
+        sizes.add(rounded_sizes(lengths, int(lengths.sum() * generator.uniform(0.55, 0.65))))
+    assert len(sizes) <= 40
 
 
 def test_a_plain_row_has_only_what_any_model_takes():

@@ -29,7 +29,7 @@ def step(folder, *, fast, rounded, lengths, masked=()):
 def test_a_rounded_step_is_the_step(tmp_path, fast, lengths, masked):
     loss, gradients, sizes = step(tmp_path, fast=fast, rounded=False, lengths=lengths, masked=masked)
     again, rounded_gradients, rounded_sizes = step(tmp_path, fast=fast, rounded=True, lengths=lengths, masked=masked)
-    assert rounded_sizes != sizes and all(size % 8 == 0 for size in rounded_sizes)
+    assert rounded_sizes != sizes and all(size % 128 == 0 for size in rounded_sizes)
     torch.testing.assert_close(again, loss, rtol=EQUAL, atol=0)
     assert gradients.keys() == rounded_gradients.keys() and gradients
     for name, gradient in gradients.items():

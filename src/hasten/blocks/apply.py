@@ -10,7 +10,7 @@ only, so they are not joined: layers run their own forward and say so; the head'
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,7 +19,7 @@ from torch import nn
 from hasten.blocks.attention_half import AttentionHalf
 from hasten.blocks.factors import FactorWriter
 from hasten.blocks.head import FastCausalLM, FastHead, fast_causal_lm
-from hasten.blocks.layer import Fast, FastLayer, fast_class
+from hasten.blocks.layer import Fast, FastLayer, fast_class, state_of
 from hasten.blocks.mlp_half import MlpHalf
 from hasten.blocks.norms import Norm
 from hasten.blocks.offload import Offload
@@ -159,6 +159,31 @@ def refused_in_training(model: Any) -> set[str]:
         if isinstance(module, FastLayer):
             reasons |= module.hasten_fast.refused
     return reasons
+
+
+def replay_state(model: Any) -> Callable[[], list[Any] | None]:
+    """A look at everything that the launches of a fast model's training step depend on beside values and shapes.
+
+    Args:
+        model: a model that `apply` has made fast from end to end.
+
+    Returns:
+        A function that looks; it gives None where a layer would run its own forward.
+    """
+    base = base_model(model)
+    layers = [module for module in base.modules() if isinstance(module, FastLayer)]
+    ends = [base.get_input_embeddings(), base.get_output_embeddings()]
+
+    def look() -> list[Any] | None:
+        found: list[Any] = [end.weight.data_ptr() for end in ends]
+        for layer in layers:
+            own = state_of(layer)
+            if own is None:
+                return None
+            found += own
+        return found
+
+    return look
 
 
 def gives_loss(model: Any) -> bool:

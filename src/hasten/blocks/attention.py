@@ -1,10 +1,9 @@
 """Attention as blocks call it: queries, keys and values in, the right and fastest kernel of torch's chosen.
 
 Three forms: a whole causal row, packed documents, a mask that transformers made (padding, windows). Documents of one
-length are a batch of whole rows. torch's own order
-of backends puts flash first; on Hopper and later cuDNN's kernel is about twice as fast for long rows (docs/LOG.md). It
-plans anew for every shape, so it is asked for only where shapes repeat: causal rows of a length that is a multiple of
-128.
+length are a batch of whole rows. On Hopper and later cuDNN's kernel is about twice as fast for long rows as the others
+(docs/LOG.md). But it plans anew for every shape, which takes longer than a step, and torch takes it for any row with a
+mask; so it may run only where shapes repeat: causal rows of a length that is a multiple of 128.
 
 The backward is torch's: `Attended` keeps the small graph of this one call, made inside a block's own forward.
 
@@ -119,19 +118,21 @@ def _dense(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, view: Vi
         "scale": view.scaling,
         "enable_gqa": query.shape[1] != key.shape[1],
     }
-    if view.mask is None and _prefers_cudnn(query):
-        from torch.nn.attention import SDPBackend, sdpa_kernel
+    if not query.is_cuda or torch.are_deterministic_algorithms_enabled():  # who wants order has chosen the kernels
+        return F.scaled_dot_product_attention(query, key, value, **arguments)
+    from torch.nn.attention import SDPBackend, sdpa_kernel
 
-        order = [SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION]
-        with sdpa_kernel([*order, SDPBackend.MATH], set_priority=True):
-            return F.scaled_dot_product_attention(query, key, value, **arguments)
-    return F.scaled_dot_product_attention(query, key, value, **arguments)
+    order = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+    if view.mask is None and _prefers_cudnn(query):
+        order.insert(0, SDPBackend.CUDNN_ATTENTION)
+    with sdpa_kernel(order, set_priority=True):
+        return F.scaled_dot_product_attention(query, key, value, **arguments)
 
 
 def _prefers_cudnn(query_BHTD: torch.Tensor) -> bool:
     if not query_BHTD.is_cuda or query_BHTD.dtype not in (torch.bfloat16, torch.float16):
         return False
-    if torch.are_deterministic_algorithms_enabled() or query_BHTD.shape[2] % _LENGTHS:
+    if query_BHTD.shape[2] % _LENGTHS:
         return False
     return _capability(query_BHTD.device) >= _PREFERRED_FROM
 

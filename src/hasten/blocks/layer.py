@@ -131,6 +131,16 @@ def _refusal(layer: Any, fast: Fast, mask: Any, args: tuple[Any, ...], kwargs: d
     return None
 
 
+def state_of(layer: Any) -> list[Any] | None:
+    """What the launches of a fast layer's training step depend on beside values and shapes; None: it runs its own."""
+    fast: Fast = layer.hasten_fast
+    operands = [group.in_use for group in fast.groups() if group.refusal() is None]
+    heard = any(part.__dict__["_forward_hooks"] or part.__dict__["_forward_pre_hooks"] for part in fast.parts)
+    if len(operands) < 4 or heard or layer.self_attn.attention_dropout:
+        return None
+    return [*operands, fast.effective, layer.training, layer.self_attn.config._attn_implementation]
+
+
 def run_layer(layer: Any, fast: Fast, hidden_BTD: torch.Tensor, mask: Any, kwargs: dict[str, Any]) -> torch.Tensor:
     """Both halves of a layer on one batch ``[B, T, D]``."""
     batch, tokens, width = hidden_BTD.shape

@@ -104,7 +104,7 @@ def packed_attention_forward(
     if _varlen_fits(query_BHTD, value_BKTD, sliding_window, dropout, ordered):
         out_THD = _varlen(query_BHTD, key_BKTD, value_BKTD, scaling, cu_seq_lens_q, max_length_q)
         return out_THD.unsqueeze(0), None
-    lengths = cu_seq_lens_q.diff().tolist()
+    lengths = [length for length in cu_seq_lens_q.diff().tolist() if length]  # rounded rows have empty documents
     documents = zip(
         query_BHTD.split(lengths, dim=2),
         key_BKTD.split(lengths, dim=2),

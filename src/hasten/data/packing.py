@@ -8,8 +8,8 @@ Packed (documents a, b with prompts in lower case and answers in upper case):
     cu_seq_lens    0             4         7
     logits_to_keep    1  2       4  5          positions whose *next* token is learnt: only they reach the head
 
-Rounded rows get a last document that teaches nothing, so that their lengths recur: a GPU's libraries look for the best
-kernel anew at every new shape, which takes longer than the tokens that are added.
+Rounded rows get a last document that teaches nothing, and empty ones after it, so that their sizes recur: a GPU's
+libraries look for the best kernel anew at every new size, and only what recurs can be recorded and replayed.
 
 A document is a mapping of token ids and labels, as lists or as integer arrays (views into a file, say); both are laid
 out by numpy in one go. A micro-batch without documents becomes a row of one token that teaches nothing: ranks that run
@@ -19,6 +19,7 @@ out of documents run it, so that all of them make the same calls.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, TypedDict
 
 import numpy as np
@@ -96,22 +97,55 @@ def isolating_mask(position_ids: torch.Tensor, dtype: torch.dtype = torch.float3
     return mask.masked_fill(~seen, torch.finfo(dtype).min).unsqueeze(1)
 
 
+@dataclass(frozen=True)
+class Sizes:
+    """What a packed row's shapes are: equal sizes are computed by the same launches.
+
+    Two rows of equal sizes may hold documents of any lengths, as long as none is longer than `longest`.
+    """
+
+    tokens: int
+    documents: int
+    """Boundaries less one; empty documents count."""
+    longest: int
+    """At least the longest document's tokens."""
+    kept: int
+    """Positions that reach the head."""
+
+
 def round_up(tokens: int) -> int:
-    """The next of 32 sizes per power of two, 8 tokens apart at least: up to a thirty-second more."""
-    step = max(8, (1 << tokens.bit_length()) >> 6)
+    """The next of 16 sizes per power of two, 128 tokens apart at least: up to a sixteenth more, or 127 tokens."""
+    step = max(128, (1 << tokens.bit_length()) >> 5)
     return -(-tokens // step) * step
 
 
-def _whole(lengths: npt.NDArray[np.int64]) -> bool:
-    """Whether documents are full rows of one length, which attention takes as a batch: their shape recurs by itself."""
-    return bool((lengths == lengths[0]).all() and lengths[0] % 128 == 0)
+def rounded_sizes(lengths: npt.NDArray[np.int64], kept: int) -> Sizes:
+    """Few sizes that a row can be lengthened to.
+
+    Full rows of one length, which attention takes as a batch, recur by themselves and are left as they are.
+
+    Args:
+        lengths: tokens of its documents.
+        kept: positions that reach the head.
+    """
+    total, longest = int(lengths.sum()), int(lengths.max())
+    if (lengths == longest).all() and longest % 128 == 0:
+        return Sizes(total, len(lengths), longest, kept)
+    tokens = round_up(total)
+    longest = max(512, 1 << (max(longest, tokens - total) - 1).bit_length())  # a window that is a power is not passed
+    documents = len(lengths) + 1  # the one that is added, or an empty one
+    step = max(4, (1 << documents.bit_length()) >> 3)
+    documents += -documents % step
+    documents += documents * longest == tokens  # attention would take them for full rows
+    eighth = tokens // 8
+    return Sizes(tokens, documents, longest, -(-kept // eighth) * eighth)
 
 
-def _lengthened(kept: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Kept positions, and one whose next token is not learnt again and again until their number is a round one."""
+def _lengthened(kept: torch.Tensor, labels: torch.Tensor, wanted: int) -> torch.Tensor:
+    """Kept positions, and one whose next token is not learnt again and again until there are as many as wanted."""
     unlearnt = (labels[0, 1:] == IGNORED).nonzero()
-    added = round_up(len(kept)) - len(kept)
-    return torch.cat((kept, unlearnt[0].expand(added))) if len(unlearnt) and len(kept) else kept
+    added = wanted - len(kept)
+    return torch.cat((kept, unlearnt[0].expand(added))) if added > 0 and len(unlearnt) else kept
 
 
 class PackedCollator:
@@ -121,8 +155,8 @@ class PackedCollator:
         plain: leave out what hasten's trainer alone reads (``logits_to_keep``, ``counts``). What is left suits any
             transformers model and stock trainers. Their own attention keeps the documents apart only without a mask
             and without a cache (``use_cache=False``), or with `isolating_mask`.
-        rounded: lengthen rows, and the positions that are kept, to one of 32 sizes per power of two. What is added is
-            a document of its own and learns nothing.
+        rounded: lengthen rows, boundaries and kept positions to sizes that recur (`rounded_sizes`). What is added
+            learns nothing.
     """
 
     def __init__(self, *, plain: bool = False, rounded: bool = False) -> None:
@@ -134,31 +168,35 @@ class PackedCollator:
         Returns:
             ``input_ids``, ``labels``, ``position_ids`` int64 ``[1, T]``; ``cu_seq_lens_q/k`` int32 ``[documents + 1]``;
             ``max_length_q/k`` int; unless plain, ``logits_to_keep`` int64 ``[K]`` and ``counts`` (supervised, real)
-            ints.
+            ints. Rounded ones may have more boundaries than documents (those at the end are empty), and a
+            ``max_length`` above the longest.
         """
         rows = list(examples) or [_NOTHING]
         lengths = np.array([len(row["input_ids"]) for row in rows], dtype=np.int64)
         real = int(lengths.sum()) if examples else 0
-        if self.rounded and not _whole(lengths) and (added := round_up(int(lengths.sum())) - int(lengths.sum())):
-            rows.append({"input_ids": [0] * added, "labels": [IGNORED] * added})
-            lengths = np.append(lengths, added)
+        sizes = Sizes(real, len(rows), int(lengths.max()), 0)
+        if self.rounded:
+            sizes = rounded_sizes(lengths, sum(count_supervised(row["labels"]) for row in rows))
+            if added := sizes.tokens - int(lengths.sum()):
+                rows.append({"input_ids": [0] * added, "labels": [IGNORED] * added})
+                lengths = np.append(lengths, added)
         ends = lengths.cumsum()
         starts = ends - lengths
         labels = self.labels_of(rows, starts)
-        boundaries = torch.from_numpy(np.concatenate([[0], ends]).astype(np.int32))
-        longest = int(lengths.max())
+        empty = np.full(max(0, sizes.documents - len(ends)), ends[-1])
+        boundaries = torch.from_numpy(np.concatenate([[0], ends, empty]).astype(np.int32))
         batch = {
             "input_ids": torch.from_numpy(_joined([row["input_ids"] for row in rows])).unsqueeze(0),
             "labels": torch.from_numpy(labels).unsqueeze(0),
             "position_ids": torch.from_numpy(np.arange(ends[-1]) - np.repeat(starts, lengths)).unsqueeze(0),
             "cu_seq_lens_q": boundaries,
             "cu_seq_lens_k": boundaries,
-            "max_length_q": longest,
-            "max_length_k": longest,
+            "max_length_q": sizes.longest,
+            "max_length_k": sizes.longest,
         }
         if not self.plain:
             kept = predicting_positions(batch["labels"])
-            batch["logits_to_keep"] = _lengthened(kept, batch["labels"]) if self.rounded else kept
+            batch["logits_to_keep"] = _lengthened(kept, batch["labels"], sizes.kept)
             batch["counts"] = (len(kept), real)
         return batch
 

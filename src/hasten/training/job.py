@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import math
+import os
 import time
 import traceback
 from collections.abc import Iterator, Sequence
@@ -38,7 +39,7 @@ from hasten.loading.source import DEMO
 from hasten.lora.attach import attach, trainable_parameters
 from hasten.lora.checkpointing import enable_checkpointing
 from hasten.lora.save import refuse_untouched, save_adapter
-from hasten.plan import Decision, Plan, Request, choose_activations, choose_kernels, make_plan
+from hasten.plan import Decision, Plan, Request, choose_activations, choose_kernels, choose_replay, make_plan
 from hasten.report.console import make_console
 from hasten.report.progress import TrainingProgress
 from hasten.report.rows_progress import rows_progress
@@ -73,7 +74,7 @@ class Result:
     steps: int
     stopped: bool
     fallbacks: list[str] = field(default_factory=list)
-    """Why fast layers have run their own forward in training; empty: they have not."""
+    """What was slower in training than the header says, and why; empty: nothing."""
     samples: list[Sample] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
@@ -83,6 +84,15 @@ class Result:
             {"prompt": sample.prompt, "before": sample.before, "after": sample.after} for sample in self.samples
         ]
         return values
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """The fast modules of a model, and what was decided for them."""
+
+    applied: Applied = field(default_factory=Applied)
+    replay: bool = False
+    decisions: tuple[Decision, ...] = ()
 
 
 @dataclass
@@ -102,8 +112,7 @@ class Job:
     notes: list[str]
     rows: list[list[int]] | None = None
     """The documents of each training row; None: each document is a row."""
-    fast: Applied = field(default_factory=Applied)
-    activations: Decision | None = None
+    fast: Fitted = field(default_factory=Fitted)
 
 
 def train(
@@ -208,7 +217,7 @@ def prepare_job(config: RunConfig, console: Console, rows: Any = None, resumed: 
     else:
         notes.append("the adapter that was named is trained on; lora settings are its own")
     steps = steps_of(config.training, config.data, plan.layout)
-    fast, activations = _make_fast(model, config.training.checkpointing, hardware, steps, training)
+    fast = _make_fast(model, config.training.checkpointing, hardware, plan, steps, training)
     return Job(
         config=config,
         hardware=hardware,
@@ -223,31 +232,37 @@ def prepare_job(config: RunConfig, console: Console, rows: Any = None, resumed: 
         notes=notes,
         rows=rows_of_documents,
         fast=fast,
-        activations=activations,
     )
 
 
 def _make_fast(
-    model: Any, asked: Literal["auto", "on", "off"], hardware: Hardware, steps: Steps, training: Prepared
-) -> tuple[Applied, Decision | None]:
+    model: Any, asked: Literal["auto", "on", "off"], hardware: Hardware, plan: Plan, steps: Steps, training: Prepared
+) -> Fitted:
     """Swap the fast modules in and let each layer keep what memory allows."""
     fast = apply(model)
     if not fast.layers:
         if asked == "on":
             enable_checkpointing(model)
-        return fast, None
-    policies, decision = choose_activations(
-        hardware,
-        asked=asked,
-        layers=fast.of,
-        tokens=max(steps.token_budget, int(lengths_of(training.documents).max())),
-        widths=widths_of(model),
-        free_bytes=free_bytes(hardware),
-        trained_bytes=sum(part.nbytes for part in model.parameters() if part.requires_grad),
-        vocabulary=model.config.get_text_config().vocab_size,
-    )
+        return Fitted(fast)
+    sizes: dict[str, Any] = {
+        "tokens": max(steps.token_budget, int(lengths_of(training.documents).max())),
+        "widths": widths_of(model),
+        "free_bytes": free_bytes(hardware),
+        "trained_bytes": sum(part.nbytes for part in model.parameters() if part.requires_grad),
+        "vocabulary": model.config.get_text_config().vocab_size,
+    }
+    policies, activations = choose_activations(hardware, asked=asked, layers=fast.of, **sizes)
     set_policies(model, policies)
-    return fast, decision
+    replay, launches = choose_replay(
+        hardware,
+        fast=fast.complete,
+        alone=int(os.environ.get("WORLD_SIZE", "1")) == 1,  # torchrun says so
+        dtype=plan.dtype,
+        layout=plan.layout,
+        policies=policies,
+        **sizes,
+    )
+    return Fitted(fast, replay, (activations, launches) if launches else (activations,))
 
 
 def _prepare_heldout(source: RowSource, tokenizer: Any, settings: DataSettings) -> Sequence[Example]:
@@ -308,16 +323,17 @@ def _run_folder(config: RunConfig, resume: bool) -> RunFolder:
 
 def _decisions(job: Job) -> list[Decision]:
     trained, total = trainable_parameters(job.model)
+    fast = job.fast.applied
     return [
         *job.plan.decisions,
         Decision(
             part="modules",
-            choice=f"{job.family.name}, {job.fast.word}",
-            why=job.fast.line(),
-            fallback=not job.fast.complete,
+            choice=f"{job.family.name}, {fast.word}",
+            why=fast.line(),
+            fallback=not fast.complete,
         ),
-        *([choose_kernels(job.hardware, has_triton())] if job.fast.layers or job.fast.head else []),
-        *([job.activations] if job.activations else []),
+        *([choose_kernels(job.hardware, has_triton())] if fast.layers or fast.head else []),
+        *job.fast.decisions,
         Decision(part="adapter", choice=f"{trained:,} of {total:,} values trained", why=f"LoRA r{job.config.lora.r}"),
         *(Decision(part="note", choice=note, why="found while loading") for note in job.notes),
     ]
@@ -380,7 +396,7 @@ def _run(job: Job, run: RunFolder, status: StatusWriter, console: Console, start
         total_s=time.perf_counter() - started,
         steps=trainer.state.global_step,
         stopped=requests.stopped,
-        fallbacks=sorted(refused_in_training(job.model)),
+        fallbacks=sorted(refused_in_training(job.model) | trainer.replay_refused),
         samples=job.samples if settings.samples else [],
     )
 
@@ -451,6 +467,7 @@ def make_trainer(job: Job, checkpoints: Path) -> SftTrainer:
         token_budget=steps.token_budget,
         accumulation=steps.accumulation,
         rows=job.rows,
+        replay=job.fast.replay,
         processing_class=job.loaded.tokenizer,
     )
     trainer.remove_callback(PrinterCallback)

@@ -25,12 +25,13 @@ from accelerate.utils import DistributedType
 from torch.distributed.tensor import DTensor
 from transformers import Trainer, TrainingArguments
 
-from hasten.blocks.apply import gives_loss
+from hasten.blocks.apply import gives_loss, replay_state
 from hasten.blocks.packed_attention import packed_attention
 from hasten.data.packing import Example, PackedCollator, PaddedCollator
 from hasten.objectives.sft import SftLoss, summed_loss
 from hasten.plan import Plan
 from hasten.training.launched import LaunchedStep, Moment, StepCounts
+from hasten.training.replay import Replay
 from hasten.training.steps import EachAlone, Rows, StepCollator, StepLoader, Steps
 
 _WHOLE = (DistributedType.NO, DistributedType.MULTI_GPU, DistributedType.MULTI_CPU)
@@ -59,6 +60,7 @@ class SftTrainer(Trainer):
         token_budget: most tokens of a packed micro-batch; one document may have more.
         accumulation: how many times the rows of ``per_device_train_batch_size`` make a step.
         rows: for each training row the indices of its documents; None is each document alone.
+        replay: record micro-batches and replay them (`hasten.training.replay`).
         **kwargs: handed to `transformers.Trainer`.
     """
 
@@ -74,6 +76,7 @@ class SftTrainer(Trainer):
         token_budget: int,
         accumulation: int = 1,
         rows: Rows | None = None,
+        replay: bool = False,
         **kwargs: Any,
     ) -> None:
         assert args.gradient_accumulation_steps == 1, "a step is one batch; accumulation is an argument of its own"
@@ -82,6 +85,8 @@ class SftTrainer(Trainer):
         self._began: Moment | None = None
         self._launched: deque[LaunchedStep] = deque()
         self._trained: list[torch.nn.Parameter] | None = None
+        self._replayed = replay
+        self.replay: Replay | None = None
         self.late = 1 if args.device.type == "cuda" else 0
         """How many launched steps may still be on the device when the next one has been; only then they are logged."""
         self._just_skipped = False
@@ -127,7 +132,11 @@ class SftTrainer(Trainer):
         """transformers' training, in the context in which the model reads this plan's micro-batches."""
         with self.reading():
             self._trained = None
-            return super().train(*args, **kwargs)
+            try:
+                return super().train(*args, **kwargs)
+            finally:
+                if self.replay is not None:
+                    self.replay.close()
 
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
         """One optimizer step's forwards and backwards; its tokens are counted.
@@ -152,23 +161,52 @@ class SftTrainer(Trainer):
         if not model.training:
             model.train()
         *first, last = inputs["micro_batches"]
+        replay = self._replay(model)
         with self.reading():
+            if replay is not None:
+                for micro_batch in inputs["micro_batches"]:
+                    loss += replay.run(self._named(micro_batch), tokens)
+                return loss
             for micro_batch in first:
                 with self.accelerator.no_sync(model):
-                    loss += self._forward_backward(model, micro_batch, tokens)
-            loss += self._forward_backward(model, last, tokens)
+                    loss += self._forward_backward(model, self._for_model(micro_batch), tokens)
+            loss += self._forward_backward(model, self._for_model(last), tokens)
         return loss
 
-    def _forward_backward(self, model: Any, micro_batch: dict[str, Any], tokens: int) -> torch.Tensor:
+    def _replay(self, model: Any) -> Replay | None:
+        """The recordings of this model's micro-batches, where there may be some."""
+        if not self._replayed or self.accelerator.distributed_type != DistributedType.NO:
+            return None
+        if self.replay is None:
+            self.replay = Replay(
+                lambda inputs, tokens: self._forward_backward(model, inputs, tokens),
+                self._parameters(model),
+                replay_state(self.model),
+            )
+        return self.replay
+
+    @property
+    def replay_refused(self) -> set[str]:
+        """Why micro-batches were not replayed although they should have been; at most one reason."""
+        stopped = "" if self.replay is None else self.replay.stopped
+        return {f"launched one by one: {stopped}"} if stopped else set()
+
+    def _forward_backward(self, model: Any, inputs: dict[str, Any], tokens: int | torch.Tensor) -> torch.Tensor:
         """One micro-batch's share of the loss, its gradients added up.
 
         transformers' own training step sets every module's mode first, a walk over thousands of them each time.
         """
         with self.compute_loss_context_manager():
-            loss: torch.Tensor = self.compute_loss(model, self._for_model(micro_batch), num_items_in_batch=tokens)  # type: ignore[arg-type, assignment]
+            loss: torch.Tensor = self.compute_loss(model, dict(inputs), num_items_in_batch=tokens)  # type: ignore[arg-type, assignment]
         deepspeed = self.accelerator.distributed_type == DistributedType.DEEPSPEED
         self.accelerator.backward(loss, **({"scale_wrt_gas": False} if deepspeed else {}))
         return loss.detach()
+
+    def _parameters(self, model: Any) -> list[torch.nn.Parameter]:
+        """The trained ones; looked for once."""
+        if self._trained is None:
+            self._trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        return self._trained
 
     def _clip_grad_norm(self, model: Any) -> Any:
         """The gradient's length before clipping, as transformers gives it; only trained parameters are walked over.
@@ -177,9 +215,7 @@ class SftTrainer(Trainer):
         """
         if self.accelerator.distributed_type not in _WHOLE:
             return super()._clip_grad_norm(model)
-        if self._trained is None:
-            self._trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        return self.accelerator.clip_grad_norm_(self._trained, self.args.max_grad_norm)
+        return self.accelerator.clip_grad_norm_(self._parameters(model), self.args.max_grad_norm)
 
     def _skipped(self, loss: torch.Tensor) -> torch.Tensor:
         """No forward, no gradient, and accelerate's optimizer leaves out a step whose gradients are not complete."""
@@ -197,15 +233,15 @@ class SftTrainer(Trainer):
         self._just_skipped = False
 
     def _for_model(self, micro_batch: dict[str, Any]) -> dict[str, Any]:
-        """The model's inputs; a fast head gets its targets, and gives the loss without logits.
-
-        They are on the device already: transformers' own copy would wait for all work launched before it.
-        """
-        inputs = {
+        """The model's inputs on the device: transformers' own copy would wait for all work launched before it."""
+        return {
             name: value.to(self.args.device, non_blocking=True) if isinstance(value, torch.Tensor) else value
-            for name, value in micro_batch.items()
-            if name != "counts"
+            for name, value in self._named(micro_batch).items()
         }
+
+    def _named(self, micro_batch: dict[str, Any]) -> dict[str, Any]:
+        """The model's inputs; a fast head gets its targets, and gives the loss without logits."""
+        inputs = {name: value for name, value in micro_batch.items() if name != "counts"}
         if "logits_to_keep" in inputs and gives_loss(self.model):
             inputs["hasten_targets"] = inputs["labels"]
         return inputs

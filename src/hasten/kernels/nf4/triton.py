@@ -91,4 +91,5 @@ def dequantize(packed: Packed, out: torch.Tensor, B: torch.Tensor | None, start:
         BLOCKSIZE=packed.blocksize, BLOCKSIZE8=nested.blocksize if nested else 1, NESTED=nested is not None,
         WHOLE=whole, WORDS=words, FACTOR=B is not None, WIDENED=widened,
         P=max(16, triton.next_power_of_2(max(widened, 1))), BLOCK=block, num_warps=warps,
+        enable_fp_fusion=False,  # a product and a sum in one rounding would not be bitsandbytes' scale
     )  # fmt: skip

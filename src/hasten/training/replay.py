@@ -1,0 +1,213 @@
+"""Micro-batches recorded once per size and replayed: one launch instead of thousands (CUDA graphs).
+
+Launching the kernels of an 8B model's step takes a processor longer than a GPU needs to run them on 3,000 tokens. What
+was launched for one micro-batch can be launched again, in one piece, for every other of the same sizes: the recorded
+kernels read their inputs from the same memory, which is filled anew, and add to the same gradients.
+
+Nothing is computed in another way: the same kernels in the same order, so the same bits. Of each size
+
+    the first    is run as it is, while torch watches: where the processor waits for the device, nothing is recorded
+    the second   is recorded, and replayed
+    all others   are replayed
+
+What a recording depends on beside values (which adapters are active, what layers keep, where weights lie) is compared
+before every replay. What comes and goes in recordings shares one memory, apart from that of everything not recorded.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+MOST = 64
+"""Sizes that are recorded; each takes some megabytes for its launches."""
+
+Inputs = dict[str, Any]
+Compute = Callable[[Inputs, torch.Tensor], torch.Tensor]
+"""A micro-batch's forward and backward: inputs on the device and the loss's divisor, a scalar there, to the loss."""
+
+_WAITS = "called a synchronizing CUDA operation"
+_PROTOTYPE = "Synchronization debug mode is a prototype"
+_ALIGNED = 64
+"""Each gradient begins at a multiple of so many values."""
+
+
+class FixedGradients:
+    """Gradients that stay at their addresses, step after step.
+
+    Args:
+        parameters: the trained ones.
+    """
+
+    def __init__(self, parameters: Sequence[torch.nn.Parameter]) -> None:
+        self.parameters = parameters
+        sizes: dict[torch.dtype, int] = {}
+        starts = []
+        for parameter in parameters:
+            starts.append(sizes.setdefault(parameter.dtype, 0))
+            sizes[parameter.dtype] += -(-parameter.numel() // _ALIGNED) * _ALIGNED
+        device = parameters[0].device
+        self.memory = {dtype: torch.zeros(size, dtype=dtype, device=device) for dtype, size in sizes.items()}
+        self.gradients = [
+            self.memory[parameter.dtype][start : start + parameter.numel()].view(parameter.shape)
+            for parameter, start in zip(parameters, starts, strict=True)
+        ]
+
+    def attach(self) -> None:
+        """Make them the parameters' gradients, zero, where they are not."""
+        if self.parameters[0].grad is self.gradients[0]:
+            return
+        for memory in self.memory.values():
+            memory.zero_()
+        for parameter, gradient in zip(self.parameters, self.gradients, strict=True):
+            parameter.grad = gradient
+
+
+@dataclass
+class Recording:
+    """One size's launches and the memory that they read and write."""
+
+    graph: torch.cuda.CUDAGraph
+    inputs: Inputs
+    divisor: torch.Tensor
+    loss: torch.Tensor
+
+    def run(self, inputs: Inputs, divisor: int) -> torch.Tensor:
+        """The loss of other inputs; its memory is the next run's."""
+        for name, value in inputs.items():
+            if isinstance(value, torch.Tensor):
+                self.inputs[name].copy_(value, non_blocking=True)
+        self.divisor.fill_(divisor)
+        self.graph.replay()
+        return self.loss
+
+
+class Replay:
+    """Runs micro-batches, recorded where their size has come before.
+
+    Args:
+        compute: one forward and backward; it adds to the gradients, and keeps nothing of its inputs.
+        parameters: the trained ones, all on one GPU.
+        state: what recordings depend on beside values, compared by identity; None: nothing may be recorded now.
+    """
+
+    def __init__(
+        self,
+        compute: Compute,
+        parameters: Sequence[torch.nn.Parameter],
+        state: Callable[[], list[Any] | None],
+    ) -> None:
+        self.compute, self.state = compute, state
+        self.device = parameters[0].device
+        self.gradients = FixedGradients(parameters)
+        self.recordings: dict[Any, Recording] = {}
+        self.stopped = ""
+        """Why nothing more is recorded; empty: it is."""
+        self.replayed = 0
+        """Micro-batches that were."""
+        self._ready: set[Any] = set()
+        """Sizes that were run without waiting."""
+        self._waited: set[Any] = set()
+        self._known: list[Any] | None = None
+        self._heard: dict[Any, Any] = {}
+        """Warnings that were passed on."""
+        self._memory = torch.cuda.graph_pool_handle()
+
+    def run(self, inputs: Inputs, divisor: int) -> torch.Tensor:
+        """Forward and backward of one micro-batch.
+
+        Args:
+            inputs: tensors in the processor's memory or on the device, and plain values.
+            divisor: of the loss.
+
+        Returns:
+            The loss; it is read before the next call.
+        """
+        self.gradients.attach()
+        state = self.state()
+        if state is None or not same_state(state, self._known):
+            self._forget()
+            self._known = state
+        if state is None or self.stopped:
+            return self.compute(self._moved(inputs), self._scalar(divisor))
+        size = tuple((n, v.shape if isinstance(v, torch.Tensor) else v) for n, v in sorted(inputs.items()))
+        recording = self.recordings.get(size)
+        if recording is None and size in self._ready and len(self.recordings) < MOST:
+            recording = self._record(inputs, divisor)
+            if recording is not None:
+                self.recordings[size] = recording
+        if recording is None:
+            return self._watched(size, inputs, divisor)
+        self.replayed += 1
+        return recording.run(inputs, divisor)
+
+    def close(self) -> None:
+        """Give up the recordings and their memory."""
+        self._forget()
+        self._known = None
+
+    def _record(self, inputs: Inputs, divisor: int) -> Recording | None:
+        """Record without computing; None where memory is short, which ends all recording."""
+        held, scalar = self._moved(inputs, copied=True), self._scalar(divisor)
+        graph = torch.cuda.CUDAGraph()
+        try:
+            # Other threads (heartbeats, pinned copies) may call the device meanwhile: only this one's calls are judged.
+            with torch.cuda.graph(graph, pool=self._memory, capture_error_mode="thread_local"):
+                loss = self.compute(held, scalar)
+        except torch.OutOfMemoryError:
+            self.stopped = "not enough memory for recordings beside the rest"
+            self._forget()
+            torch.cuda.empty_cache()
+            return None
+        return Recording(graph, held, scalar, loss)
+
+    def _watched(self, size: Any, inputs: Inputs, divisor: int) -> torch.Tensor:
+        """Run as it is, and find out whether the processor waits for the device."""
+        moved, scalar = self._moved(inputs), self._scalar(divisor)
+        before = torch.cuda.get_sync_debug_mode()
+        with warnings.catch_warnings(record=True) as heard:
+            warnings.simplefilter("always")
+            torch.cuda.set_sync_debug_mode("warn")
+            try:
+                loss = self.compute(moved, scalar)
+            finally:
+                torch.cuda.set_sync_debug_mode(before)
+        texts = [str(warning.message) for warning in heard]
+        for warning, text in zip(heard, texts, strict=True):
+            if _WAITS not in text and _PROTOTYPE not in text:
+                place = warning.filename, warning.lineno
+                warnings.warn_explicit(warning.message, warning.category, *place, registry=self._heard)
+        if not any(_WAITS in text for text in texts):
+            self._ready.add(size)
+        elif size in self._waited:  # the first run of a size may load kernels; the second has no excuse
+            self.stopped = "the model waits for the device in its forward or backward"
+        else:
+            self._waited.add(size)
+        return loss
+
+    def _forget(self) -> None:
+        self.recordings.clear()
+        self._ready.clear()
+        self._memory = torch.cuda.graph_pool_handle()
+
+    def _moved(self, inputs: Inputs, *, copied: bool = False) -> Inputs:
+        return {
+            name: value.to(self.device, non_blocking=True, copy=copied) if isinstance(value, torch.Tensor) else value
+            for name, value in inputs.items()
+        }
+
+    def _scalar(self, value: int) -> torch.Tensor:
+        return torch.full((), value, device=self.device, dtype=torch.int64)
+
+
+def same_state(state: list[Any], known: list[Any] | None) -> bool:
+    """Whether two states hold the same objects, words and numbers."""
+    return known is not None and len(state) == len(known) and all(map(_is, state, known))
+
+
+def _is(one: Any, other: Any) -> bool:
+    return one is other or (isinstance(one, int | str) and one == other)
