@@ -13,6 +13,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -23,6 +24,8 @@ import torch  # noqa: E402  # importing it is part of the time to the first step
 from step_arm import TARGETS, summary  # noqa: E402
 from transformers import TrainerCallback  # noqa: E402
 
+MARKS: dict[str, float] = {}
+"""When an arm had done what it does before it trains."""
 SEED = 3407
 LEARNING_RATE = 2e-4
 
@@ -85,6 +88,7 @@ def hasten(spec: dict[str, Any], folder: str) -> tuple[Any, Clock]:
     from hasten.training.job import make_trainer, prepare_job
 
     quiet()
+    MARKS["imported_s"] = time.perf_counter() - STARTED
     settings = {
         "model": {"name": spec["model"]},
         "data": {
@@ -108,6 +112,7 @@ def hasten(spec: dict[str, Any], folder: str) -> tuple[Any, Clock]:
         "output": f"{folder}/run",
     }
     job = prepare_job(combine({}, settings), make_console(sys.stderr))
+    MARKS["prepared_s"] = time.perf_counter() - STARTED
     trainer = make_trainer(job, Path(folder) / "checkpoints")
 
     def counted(step: int) -> tuple[int, int]:
@@ -177,6 +182,7 @@ def _lengths(dataset: Any) -> tuple[list[int], list[int]]:
 
 def measure(spec: dict[str, Any]) -> dict[str, Any]:
     """Times, memory and losses of one job."""
+    spec = {**spec, **spec["of_arm"].get(spec["arm"], {})}
     with TemporaryDirectory() as folder:
         trainer, clock = (hasten if spec["arm"].startswith("hasten") else trl)(spec, folder)
         trainer.add_callback(clock)
@@ -193,7 +199,7 @@ def measure(spec: dict[str, Any]) -> dict[str, Any]:
     seconds = clock.ends[-1] - clock.ends[spec["skip"] - 1]
     steps = spec["steps"] - spec["skip"]
     real, supervised = (sum(part) for part in zip(*clock.tokens[spec["skip"] :], strict=True))
-    each = [later - earlier for earlier, later in zip(clock.ends[spec["skip"] - 1 :], clock.ends[spec["skip"] :])]  # noqa: B905
+    each = [later - earlier for earlier, later in pairwise(clock.ends[spec["skip"] - 1 :])]
     result = {
         "supervised_tok_s": supervised / seconds,
         "real_tok_s": real / seconds,
@@ -203,13 +209,17 @@ def measure(spec: dict[str, Any]) -> dict[str, Any]:
         "step_ms_mean": 1e3 * seconds / steps,
         "step_ms_p50": 1e3 * statistics.median(each),
         "step_ms": [round(1e3 * seconds, 1) for seconds in each],
+        "warm_up_ms": [round(1e3 * (end - start), 1) for start, end in pairwise(clock.ends[: spec["skip"]])],
         "step_tokens": [tokens for tokens, _ in clock.tokens[spec["skip"] :]],
+        **MARKS,
         "ready_s": ready - STARTED,
         "first_step_s": clock.ends[0] - STARTED,
         "loss_first": float(logs[0]["loss"]),
         "loss_last": float(logs[-1]["loss"]),
         "grad_norm": float(logs[0]["grad_norm"]),
     }
+    if getattr(trainer, "replay", None) is not None:
+        result["replayed"] = trainer.replay.replayed
     if torch.cuda.is_available():
         result["peak_allocated_gb"] = torch.cuda.max_memory_allocated() / 1e9
         result["peak_reserved_gb"] = torch.cuda.max_memory_reserved() / 1e9

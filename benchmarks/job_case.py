@@ -32,7 +32,7 @@ def run_jobs(
             a temporary one.
         tokenizer: a folder with a tokenizer for it; empty: the embedded model's.
         shape: the model's.
-        spec: batch, accumulation, length, packed, steps, skip, repeat.
+        spec: batch, accumulation, length, packed, steps, skip, repeat; `of_arm`: what is different for an arm.
         matched: whether each step of all arms reads the same rows, so that their first losses and gradients agree.
     """
     with TemporaryDirectory() as folder:

@@ -70,7 +70,7 @@ def adapted(model):
     torch.manual_seed(1)
     for name, parameter in sorted(model.named_parameters()):
         if "lora_" in name:
-            parameter.data = torch.randn(parameter.shape, dtype=torch.float64).mul(0.1).to(parameter.dtype)
+            parameter.data = torch.randn(parameter.shape, dtype=torch.float64).mul(0.1).to(parameter)
     return model.train()
 
 
@@ -123,7 +123,7 @@ def test_two_adapters_at_once_and_another_between_forward_and_backward():
         torch.manual_seed(3)
         for name, parameter in sorted(model.named_parameters()):
             if "second" in name:
-                parameter.data = torch.randn(parameter.shape, dtype=torch.float64).mul(0.1).to(parameter.dtype)
+                parameter.data = torch.randn(parameter.shape, dtype=torch.float64).mul(0.1).to(parameter)
     for names in (["default", "second"], ["second"], ["default"]):
         for model in (fast, plain, exact):
             model.base_model.set_adapter(names)

@@ -131,7 +131,7 @@ class SftTrainer(Trainer):
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """transformers' training, in the context in which the model reads this plan's micro-batches."""
         with self.reading():
-            self._trained = None
+            self._trained, self.replay = None, None
             try:
                 return super().train(*args, **kwargs)
             finally:
@@ -167,10 +167,12 @@ class SftTrainer(Trainer):
                 for micro_batch in inputs["micro_batches"]:
                     loss += replay.run(self._named(micro_batch), tokens)
                 return loss
+            # On the device, as where steps are replayed: torch divides by a plain number with another rounding.
+            divisor = torch.full((), tokens, device=self.args.device)
             for micro_batch in first:
                 with self.accelerator.no_sync(model):
-                    loss += self._forward_backward(model, self._for_model(micro_batch), tokens)
-            loss += self._forward_backward(model, self._for_model(last), tokens)
+                    loss += self._forward_backward(model, self._for_model(micro_batch), divisor)
+            loss += self._forward_backward(model, self._for_model(last), divisor)
         return loss
 
     def _replay(self, model: Any) -> Replay | None:
@@ -191,7 +193,7 @@ class SftTrainer(Trainer):
         stopped = "" if self.replay is None else self.replay.stopped
         return {f"launched one by one: {stopped}"} if stopped else set()
 
-    def _forward_backward(self, model: Any, inputs: dict[str, Any], tokens: int | torch.Tensor) -> torch.Tensor:
+    def _forward_backward(self, model: Any, inputs: dict[str, Any], tokens: torch.Tensor) -> torch.Tensor:
         """One micro-batch's share of the loss, its gradients added up.
 
         transformers' own training step sets every module's mode first, a walk over thousands of them each time.
