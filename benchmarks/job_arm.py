@@ -115,6 +115,9 @@ def hasten(spec: dict[str, Any], folder: str) -> tuple[Any, Clock]:
     MARKS["prepared_s"] = time.perf_counter() - STARTED
     trainer = make_trainer(job, Path(folder) / "checkpoints")
 
+    if spec["arm"] == "hasten-launched":
+        trainer.replayed_tokens = 0
+
     def counted(step: int) -> tuple[int, int]:
         counts = trainer.take_counts()
         return counts.real, counts.supervised

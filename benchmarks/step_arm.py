@@ -39,6 +39,15 @@ SHAPES: dict[str, dict[str, Any]] = {
         "rope_theta": 500000.0,
         "tie_word_embeddings": True,
     },
+    "thin": {
+        "vocab_size": 49152,
+        "hidden_size": 512,
+        "intermediate_size": 1024,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 128,
+    },
     "tiny": {
         "vocab_size": 512,
         "hidden_size": 64,

@@ -10,6 +10,7 @@ from hasten.families.base import GENERIC, family_of
 from hasten.hardware.probe import Hardware
 from hasten.plan import (
     DTYPES,
+    LOGITS_BYTES,
     Request,
     activation_room,
     choose_activations,
@@ -18,7 +19,7 @@ from hasten.plan import (
     choose_replay,
     make_plan,
 )
-from hasten.policies import Widths, kept_bytes
+from hasten.policies import Widths, kept_bytes, working_bytes
 
 CPU = Hardware(device="cpu", name="Some CPU", total_bytes=24 << 30, cores=2, bf16=False)
 SPARK = Hardware(
@@ -180,9 +181,10 @@ def replay(machine=SPARK, free=100 * 2**30, **changes):
 
 
 def test_micro_batches_are_replayed_on_a_gpu():
-    wanted, said = replay()
-    assert wanted and said is not None and "replayed" in said.choice and not said.fallback
-    assert replay(CPU) == (False, None)
+    tokens, said = replay()
+    assert tokens == 4096 and said is not None and "replayed" in said.choice and not said.fallback
+    assert "4,096 tokens" in said.why
+    assert replay(CPU) == (0, None)
 
 
 @pytest.mark.parametrize(
@@ -193,24 +195,22 @@ def test_micro_batches_are_replayed_on_a_gpu():
         ({"dtype": "float32"}, "float32 asks the device"),
         ({"dtype": "float16"}, "loss scaler"),
         ({"policies": ("keep",) * 31 + ("offload",)}, "host memory"),
-        ({"free": 30 * 2**30}, r"recordings need \d+\.\d GiB"),
+        ({"free": 28 * 2**30}, "no memory for 1,024 tokens"),
     ],
 )
 def test_what_is_launched_one_by_one_says_why(changes, why):
-    wanted, said = replay(**changes)
-    assert not wanted and said is not None and said.fallback
+    tokens, said = replay(**changes)
+    assert tokens == 0 and said is not None and said.fallback
     assert re.search(why, said.why)
 
 
-def test_recordings_need_the_activations_twice():
-    policies = ("keep",) * 32
-    room = activation_room(SPARK, 100 * 2**30, 2**27, 4096 * 128256 * 2)
-    twice = 2 * sum(4096 * kept_bytes(policy, WIDTHS) for policy in policies)
-    assert replay()[0] and room > twice
-    fits = 100 * 2**30 - room + twice  # activations alone
-    assert not replay(free=fits)[0]
+def test_recordings_have_what_the_largest_micro_batch_leaves():
+    per_token = 32 * kept_bytes("keep", WIDTHS) + working_bytes(WIDTHS)
+    fixed = 100 * 2**30 - activation_room(SPARK, 100 * 2**30, 2**27, 4096 * 128256 * 2) + 2 * LOGITS_BYTES
+    assert replay(free=fixed + per_token * (4096 + 3000))[0] == 3000
+    assert replay(free=fixed + per_token * (4096 + 1000))[0] == 0
 
 
 def test_padded_rows_are_no_fallback():
-    wanted, said = replay(layout="padded")
-    assert not wanted and said is not None and not said.fallback
+    tokens, said = replay(layout="padded")
+    assert tokens == 0 and said is not None and not said.fallback

@@ -25,6 +25,10 @@ LOGITS_BYTES = 512 * 2**20
 """Most bytes of logits that are in memory at once."""
 
 
+LEAST_REPLAYED = 1024
+"""Where micro-batches of so many tokens have no room beside the rest, none are recorded."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Request:
     """What the user asked for; ``auto`` leaves the choice to the Plan."""
@@ -182,8 +186,10 @@ def choose_replay(
     free_bytes: int,
     trained_bytes: int,
     vocabulary: int,
-) -> tuple[bool, Decision | None]:
-    """Whether micro-batches whose sizes recur are recorded and replayed; the decision is None where there is no GPU.
+) -> tuple[int, Decision | None]:
+    """Up to how many tokens micro-batches whose sizes recur are recorded and replayed.
+
+    Activations of recordings have memory of their own, beside that of the largest micro-batch that is not recorded.
 
     Args:
         hardware: the machine.
@@ -197,13 +203,16 @@ def choose_replay(
         free_bytes: as in `choose_activations`.
         trained_bytes: of trained parameters.
         vocabulary: columns of the logits.
+
+    Returns:
+        The tokens, 0 where none are recorded; and the decision, None where there is no GPU.
     """
     if not hardware.is_cuda:
-        return False, None
+        return 0, None
     logits = tokens * vocabulary * widths.item
-    room = activation_room(hardware, free_bytes, trained_bytes, logits)
-    one = tokens * (sum(kept_bytes(policy, widths) for policy in policies) + working_bytes(widths))
-    needed = 2 * one + 2 * min(logits, LOGITS_BYTES) + trained_bytes
+    per_token = sum(kept_bytes(policy, widths) for policy in policies) + working_bytes(widths)
+    room = activation_room(hardware, free_bytes, trained_bytes, logits) - 2 * min(logits, LOGITS_BYTES)
+    most, least = min(tokens, max(0, room // per_token - tokens)), min(tokens, LEAST_REPLAYED)
     why = (
         "padded rows have any size" if layout == "padded"
         else "some modules run their own code" if not fast
@@ -211,13 +220,13 @@ def choose_replay(
         else f"attention in {dtype} asks the device for documents' lengths" if dtype == "float32"
         else "a loss scaler decides between steps" if dtype == "float16"
         else "inputs of layers wait in host memory" if "offload" in policies
-        else f"recordings need {needed / 2**30:.1f} GiB" if needed > room
+        else f"no memory for {least:,} tokens' activations twice" if most < least
         else ""
     )  # fmt: skip
     if why:
-        return False, Decision(part="launches", choice="one by one", why=why, fallback=layout != "padded")
-    why = "micro-batches of sizes that recur: one launch instead of thousands"
-    return True, Decision(part="launches", choice="recorded and replayed", why=why)
+        return 0, Decision(part="launches", choice="one by one", why=why, fallback=layout != "padded")
+    why = f"micro-batches of up to {most:,} tokens whose sizes recur: one launch instead of thousands"
+    return most, Decision(part="launches", choice="recorded and replayed", why=why)
 
 
 def choose_kernels(hardware: Hardware, triton: bool) -> Decision:

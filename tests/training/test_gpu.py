@@ -157,7 +157,7 @@ def run(values, *, replayed, change=None):
 
         def change_trainer(trainer):
             made.append(trainer)
-            trainer._replayed = trainer._replayed and replayed
+            trainer.replayed_tokens = trainer.replayed_tokens if replayed else 0
             if change is not None:
                 change(trainer)
 
@@ -222,6 +222,23 @@ def test_what_waits_for_the_device_is_never_recorded():
         assert float(replay.run({"x": torch.full((4,), float(turn))}, 2)) == 2.0 * turn
         assert weight.grad.tolist() == [turn / 2] * 4
     assert replay.replayed == 0 and "waits" in replay.stopped
+
+
+def test_only_what_fits_is_recorded():
+    from hasten.training.replay import Replay
+
+    weight = torch.nn.Parameter(torch.ones(4, device="cuda"))
+
+    def product(inputs, divisor):
+        loss = (weight[: len(inputs["x"])] * inputs["x"]).sum() / divisor
+        loss.backward()
+        return loss.detach()
+
+    replay = Replay(product, [weight], lambda: [0], lambda inputs: len(inputs["x"]) < 4)
+    for _ in range(4):
+        for size in (3, 4):
+            assert float(replay.run({"x": torch.ones(size)}, 1)) == size
+    assert len(replay.recordings) == 1 and replay.replayed == 3
 
 
 def test_gradients_of_a_step_add_up_over_launched_and_replayed_parts():

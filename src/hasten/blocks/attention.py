@@ -122,6 +122,10 @@ def _dense(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, view: Vi
         return F.scaled_dot_product_attention(query, key, value, **arguments)
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
+    if arguments["enable_gqa"] and (view.mask is not None or query.dtype == torch.float32):
+        # The one fused kernel for masks and float32 does not share key heads.
+        arguments["enable_gqa"], groups = False, query.shape[1] // key.shape[1]
+        key, value = (part.unsqueeze(2).expand(-1, -1, groups, -1, -1).flatten(1, 2) for part in (key, value))
     order = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
     if view.mask is None and _prefers_cudnn(query):
         order.insert(0, SDPBackend.CUDNN_ATTENTION)

@@ -91,7 +91,7 @@ class Fitted:
     """The fast modules of a model, and what was decided for them."""
 
     applied: Applied = field(default_factory=Applied)
-    replay: bool = False
+    replayed_tokens: int = 0
     decisions: tuple[Decision, ...] = ()
 
 
@@ -253,7 +253,7 @@ def _make_fast(
     }
     policies, activations = choose_activations(hardware, asked=asked, layers=fast.of, **sizes)
     set_policies(model, policies)
-    replay, launches = choose_replay(
+    replayed_tokens, launches = choose_replay(
         hardware,
         fast=fast.complete,
         alone=int(os.environ.get("WORLD_SIZE", "1")) == 1,  # torchrun says so
@@ -262,7 +262,7 @@ def _make_fast(
         policies=policies,
         **sizes,
     )
-    return Fitted(fast, replay, (activations, launches) if launches else (activations,))
+    return Fitted(fast, replayed_tokens, (activations, launches) if launches else (activations,))
 
 
 def _prepare_heldout(source: RowSource, tokenizer: Any, settings: DataSettings) -> Sequence[Example]:
@@ -467,7 +467,7 @@ def make_trainer(job: Job, checkpoints: Path) -> SftTrainer:
         token_budget=steps.token_budget,
         accumulation=steps.accumulation,
         rows=job.rows,
-        replay=job.fast.replay,
+        replayed_tokens=job.fast.replayed_tokens,
         processing_class=job.loaded.tokenizer,
     )
     trainer.remove_callback(PrinterCallback)

@@ -93,6 +93,7 @@ class Replay:
         compute: one forward and backward; it adds to the gradients, and keeps nothing of its inputs.
         parameters: the trained ones, all on one GPU.
         state: what recordings depend on beside values, compared by identity; None: nothing may be recorded now.
+        fits: whether there is memory to record these inputs.
     """
 
     def __init__(
@@ -100,8 +101,9 @@ class Replay:
         compute: Compute,
         parameters: Sequence[torch.nn.Parameter],
         state: Callable[[], list[Any] | None],
+        fits: Callable[[Inputs], bool] = lambda inputs: True,
     ) -> None:
-        self.compute, self.state = compute, state
+        self.compute, self.state, self.fits = compute, state, fits
         self.device = parameters[0].device
         self.gradients = FixedGradients(parameters)
         self.recordings: dict[Any, Recording] = {}
@@ -132,7 +134,7 @@ class Replay:
         if state is None or not same_state(state, self._known):
             self._forget()
             self._known = state
-        if state is None or self.stopped:
+        if state is None or self.stopped or not self.fits(inputs):
             return self.compute(self._moved(inputs), self._scalar(divisor))
         size = tuple((n, v.shape if isinstance(v, torch.Tensor) else v) for n, v in sorted(inputs.items()))
         recording = self.recordings.get(size)

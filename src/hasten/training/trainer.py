@@ -60,7 +60,7 @@ class SftTrainer(Trainer):
         token_budget: most tokens of a packed micro-batch; one document may have more.
         accumulation: how many times the rows of ``per_device_train_batch_size`` make a step.
         rows: for each training row the indices of its documents; None is each document alone.
-        replay: record micro-batches and replay them (`hasten.training.replay`).
+        replayed_tokens: micro-batches of at most so many tokens are recorded and replayed (`hasten.training.replay`).
         **kwargs: handed to `transformers.Trainer`.
     """
 
@@ -76,7 +76,7 @@ class SftTrainer(Trainer):
         token_budget: int,
         accumulation: int = 1,
         rows: Rows | None = None,
-        replay: bool = False,
+        replayed_tokens: int = 0,
         **kwargs: Any,
     ) -> None:
         assert args.gradient_accumulation_steps == 1, "a step is one batch; accumulation is an argument of its own"
@@ -85,7 +85,7 @@ class SftTrainer(Trainer):
         self._began: Moment | None = None
         self._launched: deque[LaunchedStep] = deque()
         self._trained: list[torch.nn.Parameter] | None = None
-        self._replayed = replay
+        self.replayed_tokens = replayed_tokens
         self.replay: Replay | None = None
         self.late = 1 if args.device.type == "cuda" else 0
         """How many launched steps may still be on the device when the next one has been; only then they are logged."""
@@ -177,13 +177,14 @@ class SftTrainer(Trainer):
 
     def _replay(self, model: Any) -> Replay | None:
         """The recordings of this model's micro-batches, where there may be some."""
-        if not self._replayed or self.accelerator.distributed_type != DistributedType.NO:
+        if not self.replayed_tokens or self.accelerator.distributed_type != DistributedType.NO:
             return None
         if self.replay is None:
             self.replay = Replay(
                 lambda inputs, tokens: self._forward_backward(model, inputs, tokens),
                 self._parameters(model),
                 replay_state(self.model),
+                lambda inputs: inputs["input_ids"].numel() <= self.replayed_tokens,
             )
         return self.replay
 
