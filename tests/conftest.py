@@ -10,6 +10,9 @@ import shutil  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
 
+if "PYTEST_XDIST_WORKER" in os.environ:
+    torch.set_num_threads(1)  # as many test processes as cores: threads of each would wait for one another
+
 if not torch.cuda.is_available():
     # Kernels run in Triton's interpreter, which is chosen when Triton is first imported: before any test's imports.
     os.environ["TRITON_INTERPRET"] = "1"

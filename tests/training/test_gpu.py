@@ -6,6 +6,7 @@ import torch
 from hasten.blocks import packed_attention as packed
 from hasten.training.config import combine
 from hasten.training.job import train
+from support.jobs import each_trainer
 
 pytestmark = pytest.mark.gpu
 
@@ -90,20 +91,6 @@ def test_gpu_and_cpu_give_the_same_run_in_float32(tiny_values, monkeypatch):
     assert gpu.losses == pytest.approx(cpu.losses, abs=2e-4)
 
 
-def each_trainer(patch, change):
-    """Change the trainers that jobs make."""
-    from hasten.training import job as jobs
-
-    original = jobs.make_trainer
-
-    def changed(job, checkpoints):
-        trainer = original(job, checkpoints)
-        change(trainer)
-        return trainer
-
-    patch.setattr(jobs, "make_trainer", changed)
-
-
 # Packed rows: for padded ones transformers asks the device whether the mask is needed, in every forward. In float32
 # attention has no kernel that reads boundaries on the device.
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
@@ -148,114 +135,3 @@ def test_numbers_read_late_are_those_read_at_once(tiny_values):
         assert times == sorted(times) and 0 < result.train_s <= times[-1] * 1.001 and times[-1] <= result.total_s
         found.append([(row["loss"], row["grad_norm"], row["learning_rate"]) for row in rows])
     assert found[0] == found[1]
-
-
-def run(values, *, replayed, change=None):
-    """A finished run and its trainer."""
-    made = []
-    with pytest.MonkeyPatch.context() as patch:
-
-        def change_trainer(trainer):
-            made.append(trainer)
-            trainer.replayed_tokens = trainer.replayed_tokens if replayed else 0
-            if change is not None:
-                change(trainer)
-
-        each_trainer(patch, change_trainer)
-        return train(combine(values)), made[0]
-
-
-@pytest.mark.parametrize("budget", [0, 1], ids=["one micro-batch", "one per document"])
-@pytest.mark.parametrize("checkpointing", ["off", "on"])
-def test_replayed_steps_are_the_launched_ones_bit_by_bit(tiny_values, budget, checkpointing):
-    tiny_values["training"] |= {"steps": 16, "deterministic": True, "token_budget": budget}
-    tiny_values["training"] |= {"checkpointing": checkpointing}
-    replayed, trainer = run(tiny_values, replayed=True)
-    launched, other = run(tiny_values, replayed=False)
-    assert trainer.replay.replayed >= 8 and not trainer.replay.stopped and other.replay is None
-    assert replayed.losses == launched.losses
-    assert replayed.heldout_loss_after == launched.heldout_loss_after
-    assert replayed.fallbacks == []
-
-
-def test_recordings_are_forgotten_where_what_they_depend_on_changes(tiny_values):
-    from transformers import TrainerCallback
-
-    from hasten.blocks.apply import set_policies
-
-    class Change(TrainerCallback):
-        def on_step_end(self, args, state, control, model=None, **kwargs):
-            if state.global_step == 8:
-                before.append(trainer.replay.replayed)
-                set_policies(model, ["recompute"] * model.config.num_hidden_layers)
-            if state.global_step == 9:
-                assert not trainer.replay.recordings
-
-    before, trainer = [], None
-
-    def change(made):
-        nonlocal trainer
-        trainer = made
-        made.add_callback(Change())
-
-    tiny_values["training"] |= {"steps": 16, "deterministic": True}
-    changed, _ = run(tiny_values, replayed=True, change=change)
-    launched, _ = run(tiny_values, replayed=False)
-    assert trainer.replay.replayed > before[0] > 0
-    assert changed.losses == launched.losses
-
-
-def test_what_waits_for_the_device_is_never_recorded():
-    from hasten.training.replay import Replay
-
-    weight = torch.nn.Parameter(torch.ones(4, device="cuda"))
-
-    def waiting(inputs, divisor):
-        loss = (weight * inputs["x"]).sum() / divisor
-        loss.backward()
-        assert loss.item() == loss.item()
-        return loss.detach()
-
-    replay = Replay(waiting, [weight], lambda: [0])
-    for turn in range(4):
-        weight.grad = None
-        assert float(replay.run({"x": torch.full((4,), float(turn))}, 2)) == 2.0 * turn
-        assert weight.grad.tolist() == [turn / 2] * 4
-    assert replay.replayed == 0 and "waits" in replay.stopped
-
-
-def test_only_what_fits_is_recorded():
-    from hasten.training.replay import Replay
-
-    weight = torch.nn.Parameter(torch.ones(4, device="cuda"))
-
-    def product(inputs, divisor):
-        loss = (weight[: len(inputs["x"])] * inputs["x"]).sum() / divisor
-        loss.backward()
-        return loss.detach()
-
-    replay = Replay(product, [weight], lambda: [0], lambda inputs: len(inputs["x"]) < 4)
-    for _ in range(4):
-        for size in (3, 4):
-            assert float(replay.run({"x": torch.ones(size)}, 1)) == size
-    assert len(replay.recordings) == 1 and replay.replayed == 3
-
-
-def test_gradients_of_a_step_add_up_over_launched_and_replayed_parts():
-    from hasten.training.replay import Replay
-
-    weight = torch.nn.Parameter(torch.ones(5, device="cuda"))
-
-    def product(inputs, divisor):
-        loss = (weight * inputs["x"]).sum() / divisor
-        loss.backward()
-        return loss.detach()
-
-    replay = Replay(product, [weight], lambda: [0])
-    for turn in range(5):
-        weight.grad = None
-        parts = [torch.full((5,), float(turn + part)) for part in range(3)]
-        losses = [float(replay.run({"x": x, "kind": part % 2}, 4)) for part, x in enumerate(parts)]
-        assert losses == [5 * (turn + part) / 4 for part in range(3)]
-        assert weight.grad.tolist() == [(3 * turn + 3) / 4] * 5
-    assert replay.replayed > 6 and not replay.stopped
