@@ -38,6 +38,21 @@ def adapted(loaded):
     return moved(FastLanguageModel.get_peft_model(model, r=4, lora_alpha=16)), tokenizer
 
 
+@pytest.fixture
+def adapted_twice(tiny_model_folder):
+    """Two of them, equal to the bit."""
+    from hasten import FastLanguageModel
+
+    made = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        model, tokenizer = FastLanguageModel.from_pretrained(
+            str(tiny_model_folder), load_in_4bit=False, max_seq_length=48
+        )
+        made.append((moved(FastLanguageModel.get_peft_model(model, r=4, lora_alpha=16)), tokenizer))
+    return made
+
+
 def moved(model, seed=1):
     """Give every trained weight values that change the output."""
     import torch

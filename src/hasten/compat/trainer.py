@@ -1,8 +1,9 @@
 """`SFTTrainer`: trl's, taking arguments where scripts put them and choosing what they leave open.
 
 A subclass, nothing more: trl's own classes and functions stay as they are. It adds: older argument names, the model's
-length and precision where the script gives none, evaluation settings that do not run out of memory, one banner line,
-and adapters that keep their dtype (trl rounds the adapter of a 4-bit model to bfloat16, where small updates are lost).
+length and precision where the script gives none, evaluation settings that do not run out of memory, training batches
+without padding, one banner line, and adapters that keep their dtype (trl rounds the adapter of a 4-bit model to
+bfloat16, where small updates are lost).
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from hasten.compat.binding import bind
 from hasten.compat.formatting import TEXT, format_dataset
 from hasten.compat.notes import say, say_once
 from hasten.compat.origin import origin_of
+from hasten.compat.padding_free import PaddingFree, reading, why_padded
 from hasten.compat.trl_config import Defaults, SFTConfig, translate
 from hasten.compat.trl_imports import TrlConfig, TrlTrainer
 from hasten.errors import CapabilityError, ConfigError, did_you_mean
@@ -80,7 +82,8 @@ class SFTTrainer(TrlTrainer):
         processing_class = _tokenizer(processing_class, kwargs.pop("tokenizer", None))
         moved = {name: kwargs.pop(name) for name in _MOVED if name in kwargs}
         _require_known(kwargs)
-        settings = _settled(_configured(args, moved), model, has_eval=eval_dataset is not None)
+        configured = _configured(args, moved)
+        settings = _settled(configured, model, has_eval=eval_dataset is not None)
         formatting = kwargs.pop("formatting_func", None)
         if formatting is not None:
             settings = copy.copy(settings)
@@ -99,8 +102,25 @@ class SFTTrainer(TrlTrainer):
             **kwargs,
         )
         _restore_dtype(trained)
+        own_loss = kwargs.get("compute_loss_func") is not None or type(self).compute_loss is not TrlTrainer.compute_loss
+        self.why_padded = why_padded(self, getattr(configured, "padding_free_given", False), own_loss)
         if self.model is not model and not isinstance(model, str):
             bind(self.model)
+
+    def get_train_dataloader(self) -> Any:
+        """trl's, whose batches have no padding where nothing speaks against it (`why_padded`)."""
+        padded = self.data_collator
+        if not self.why_padded:
+            self.data_collator = PaddingFree(padded)
+        try:
+            return super().get_train_dataloader()
+        finally:
+            self.data_collator = padded
+
+    def training_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> torch.Tensor:
+        """trl's, in the context in which the model reads these inputs."""
+        with reading(self.model, inputs):
+            return super().training_step(model, inputs, *args, **kwargs)
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Train; one line says what is trained, and transformers' metrics come back."""
@@ -185,6 +205,7 @@ def banner(trainer: Any) -> str:
     name = origin.name if origin else model.config._name_or_path or model.config.model_type
     dtype = str(model.dtype).removeprefix("torch.") + (" (4-bit)" if getattr(model, "is_loaded_in_4bit", False) else "")
     batch = f"{args.per_device_train_batch_size} x {args.gradient_accumulation_steps}"
+    batch += f", padded: {trainer.why_padded}" if getattr(trainer, "why_padded", "") else ""
     return (
         f"{__version__} | {name} | {args.device} | {dtype} | {trained:,} of {total:,} parameters trained "
         f"({trained / total:.2%}) | batch {batch} | length {args.max_length}"

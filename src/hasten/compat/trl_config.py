@@ -62,7 +62,7 @@ class Defaults(TrlConfig):
     logging_steps: float = field(default=1, metadata={"help": "Log every so many steps."})
     torch_empty_cache_steps: int | None = field(default=250, metadata={"help": "Empty the device cache so often."})
     report_to: Any = field(default="none", metadata={"help": "Where metrics are reported."})
-    # None is trl's False: rows are padded. A padding-free default waits for a proof that documents stay apart.
+    # None is trl's False; hasten's trainer then leaves padding out itself (`hasten.compat.padding_free`).
     padding_free: bool | None = field(default=None, metadata={"help": "Flatten batches; none: decided here."})  # pyright: ignore[reportIncompatibleVariableOverride]
     # False: the trainer picks from the model's dtype.
     bf16: bool | None = field(default=False, metadata={"help": "bfloat16 autocast; neither: by the model's dtype."})
@@ -74,6 +74,7 @@ class Defaults(TrlConfig):
             self.output_dir, self.save_strategy = UNNAMED_OUTPUT, "no"
         if not probe().is_cuda:
             self.use_cpu = True
+        self.padding_free_given = self.padding_free
         self.padding_free = bool(self.padding_free)
         if "8bit" in str(self.optim) and importlib.util.find_spec("bitsandbytes") is None:
             say_once(f"optim {self.optim}: bitsandbytes is not installed, adamw_torch is used")
