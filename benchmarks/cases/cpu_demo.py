@@ -46,8 +46,8 @@ class Plain:
         total = 0.0
         for document in (self.documents[row] for row in rows):
             loss = self.model(
-                input_ids=torch.from_numpy(document["input_ids"]).long()[None],
-                labels=torch.from_numpy(document["labels"]).long()[None],
+                input_ids=torch.from_numpy(document["input_ids"]).long()[None].to(self.model.device),
+                labels=torch.from_numpy(document["labels"]).long()[None].to(self.model.device),
                 num_items_in_batch=tokens,
                 use_cache=False,
             ).loss

@@ -33,6 +33,7 @@ def run(steps: int = 200, batch: int = 3, rows: str = "", max_length: int = 96) 
     quiet()
     with TemporaryDirectory() as folder:
         changes = {
+            "model": {"dtype": "float32"},
             "training": {"samples": 0},
             "data": {"heldout": 0, "max_length": max_length, **({"source": rows} if rows else {})},
         }
