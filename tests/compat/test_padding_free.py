@@ -63,10 +63,8 @@ def test_a_padded_batch_becomes_one_row(side):
     wanted = padded["labels"][real]
     wanted[[0, 3, 5]] = IGNORED
     assert row["labels"].tolist() == [wanted.tolist()]
-    # As many targets as the padded batch has when its labels are shifted.
-    right = padded if side == "right" else None
-    if right is not None:
-        assert (row["labels"][:, 1:] != IGNORED).sum() == (right["labels"][:, 1:] != IGNORED).sum()
+    if side == "right":  # as many targets as the padded batch has when its labels are shifted
+        assert (row["labels"][:, 1:] != IGNORED).sum() == (padded["labels"][:, 1:] != IGNORED).sum()
 
 
 def test_rows_without_tokens_are_left_out():
@@ -75,9 +73,10 @@ def test_rows_without_tokens_are_left_out():
     assert PaddingFree(lambda examples: examples)(batch)[BOUNDARIES].tolist() == [0, 3, 7]
 
 
-def test_a_batch_with_more_in_it_stays_as_it_is():
+def test_a_batch_with_more_in_it_stays_as_it_is_and_that_is_said(capsys):
     batch = {**padded_batch("right"), "token_type_ids": torch.zeros(3, 4)}
     assert PaddingFree(lambda examples: examples)(batch) is batch
+    assert "rows stay padded" in (said := capsys.readouterr().err) and "token_type_ids" in said
 
 
 def test_the_losses_of_padded_rows(adapted_twice):

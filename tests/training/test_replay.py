@@ -103,7 +103,7 @@ def test_what_waits_for_the_device_is_never_recorded():
     def waiting(inputs, divisor):
         loss = (weight * inputs["x"]).sum() / divisor
         loss.backward()
-        assert loss.item() == loss.item()
+        loss.item()  # waits
         return loss.detach()
 
     replay = Replay(waiting, [weight], lambda: [0])
@@ -114,16 +114,21 @@ def test_what_waits_for_the_device_is_never_recorded():
     assert replay.replayed == 0 and "waits" in replay.stopped
 
 
-@pytest.mark.gpu
-def test_only_what_fits_is_recorded():
-    weight = torch.nn.Parameter(torch.ones(4, device="cuda"))
+def linear(weight):
+    """A loss whose gradient is its input."""
 
-    def product(inputs, divisor):
+    def compute(inputs, divisor):
         loss = (weight[: len(inputs["x"])] * inputs["x"]).sum() / divisor
         loss.backward()
         return loss.detach()
 
-    replay = Replay(product, [weight], lambda: [0], lambda inputs: len(inputs["x"]) < 4)
+    return compute
+
+
+@pytest.mark.gpu
+def test_only_what_fits_is_recorded():
+    weight = torch.nn.Parameter(torch.ones(4, device="cuda"))
+    replay = Replay(linear(weight), [weight], lambda: [0], lambda inputs: len(inputs["x"]) < 4)
     for _ in range(4):
         for size in (3, 4):
             assert float(replay.run({"x": torch.ones(size)}, 1)) == size
@@ -131,15 +136,21 @@ def test_only_what_fits_is_recorded():
 
 
 @pytest.mark.gpu
+def test_no_more_sizes_than_there_is_room_for_and_it_is_said(monkeypatch):
+    monkeypatch.setattr("hasten.training.replay.MOST", 2)
+    weight = torch.nn.Parameter(torch.ones(9, device="cuda"))
+    replay = Replay(linear(weight), [weight], lambda: [0])
+    with pytest.warns(UserWarning, match="2 sizes are recorded"):
+        for _ in range(4):
+            for size in (3, 4, 5):
+                assert float(replay.run({"x": torch.ones(size)}, 1)) == size
+    assert len(replay.recordings) == 2 and replay.replayed == 6
+
+
+@pytest.mark.gpu
 def test_gradients_of_a_step_add_up_over_launched_and_replayed_parts():
     weight = torch.nn.Parameter(torch.ones(5, device="cuda"))
-
-    def product(inputs, divisor):
-        loss = (weight * inputs["x"]).sum() / divisor
-        loss.backward()
-        return loss.detach()
-
-    replay = Replay(product, [weight], lambda: [0])
+    replay = Replay(linear(weight), [weight], lambda: [0])
     for turn in range(5):
         weight.grad = None
         parts = [torch.full((5,), float(turn + part)) for part in range(3)]

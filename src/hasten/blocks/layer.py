@@ -115,15 +115,20 @@ def _refusal(layer: Any, fast: Fast, mask: Any, args: tuple[Any, ...], kwargs: d
         return "attention weights or unusual arguments were asked for"
     if any(kwargs.get(name) is not None for name in CACHES):
         return "a key/value cache is kept (use_cache=False trains faster)"
-    if any(part.__dict__["_forward_hooks"] or part.__dict__["_forward_pre_hooks"] for part in fast.parts):
-        return "hooks on attention, MLP or a norm"
-    if any(dropout.p and dropout.training for dropout in fast.dropouts):
-        return "dropout on the residual path"
     implementation = layer.self_attn.config._attn_implementation
     if implementation not in ("sdpa", PACKED):
         return f"attention implementation '{implementation}' was asked for"
     if mask is not None and not (isinstance(mask, torch.Tensor) and mask.ndim == 4):
         return "an attention mask of an unknown form"
+    return _standing_refusal(fast)
+
+
+def _standing_refusal(fast: Fast) -> str | None:
+    """Why the layer runs its own forward, whatever it is called with; notices what has changed."""
+    if any(part.__dict__["_forward_hooks"] or part.__dict__["_forward_pre_hooks"] for part in fast.parts):
+        return "hooks on attention, MLP or a norm"
+    if any(dropout.p and dropout.training for dropout in fast.dropouts):
+        return "dropout on the residual path"
     for group in fast.groups():
         reason = group.refusal()
         if reason is not None:
@@ -134,10 +139,9 @@ def _refusal(layer: Any, fast: Fast, mask: Any, args: tuple[Any, ...], kwargs: d
 def state_of(layer: Any) -> list[Any] | None:
     """What the launches of a fast layer's training step depend on beside values and shapes; None: it runs its own."""
     fast: Fast = layer.hasten_fast
-    operands = [group.in_use for group in fast.groups() if group.refusal() is None]
-    heard = any(part.__dict__["_forward_hooks"] or part.__dict__["_forward_pre_hooks"] for part in fast.parts)
-    if len(operands) < 4 or heard or layer.self_attn.attention_dropout:
+    if _standing_refusal(fast) is not None or layer.self_attn.attention_dropout:
         return None
+    operands = [group.in_use for group in fast.groups()]
     return [*operands, fast.effective, layer.training, layer.self_attn.config._attn_implementation]
 
 

@@ -12,10 +12,9 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
-import torch
-
 from hasten.blocks.packed_attention import packed_attention
-from hasten.data.packing import IGNORED
+from hasten.compat.notes import say_once
+from hasten.data.packing import Example, PackedCollator
 from hasten.families.base import family_of
 
 BOUNDARIES = "cu_seq_lens_q"
@@ -30,33 +29,21 @@ class PaddingFree:
     """
 
     def __init__(self, padded: Callable[[Any], Any]) -> None:
-        self.padded = padded
+        self.padded, self.packed = padded, PackedCollator(plain=True)
 
     def __call__(self, examples: Any) -> Any:
         """One batch: what `PackedCollator` makes, or the padded one."""
         batch = self.padded(examples)
         if set(batch) != _KNOWN or batch["attention_mask"].ndim != 2:
+            say_once(f"rows stay padded: the collator's batches hold {', '.join(sorted(batch))}")
             return batch
-        real_BT = batch["attention_mask"].bool()  # noqa: N806
-        lengths = real_BT.sum(1)
-        lengths = lengths[lengths > 0]
-        if not len(lengths):
-            return batch
-        ends = lengths.cumsum(0)
-        starts = ends - lengths
-        labels = batch["labels"][real_BT]
-        labels[starts] = IGNORED
-        boundaries = torch.cat((ends.new_zeros(1), ends)).to(torch.int32)
-        longest = int(lengths.max())
-        return {
-            "input_ids": batch["input_ids"][real_BT].unsqueeze(0),
-            "labels": labels.unsqueeze(0),
-            "position_ids": (torch.arange(int(ends[-1])) - starts.repeat_interleave(lengths)).unsqueeze(0),
-            "cu_seq_lens_q": boundaries,
-            "cu_seq_lens_k": boundaries,
-            "max_length_q": longest,
-            "max_length_k": longest,
-        }
+        columns = (batch["input_ids"].numpy(), batch["labels"].numpy(), batch["attention_mask"].numpy().astype(bool))
+        rows = [
+            Example(input_ids=ids[real], labels=labels[real])
+            for ids, labels, real in zip(*columns, strict=True)
+            if real.any()
+        ]
+        return self.packed(rows)
 
 
 def why_padded(trainer: Any, given: bool | None, own_loss: bool) -> str:

@@ -134,16 +134,16 @@ class Replay:
         if state is None or not same_state(state, self._known):
             self._forget()
             self._known = state
-        if state is None or self.stopped or not self.fits(inputs):
-            return self.compute(self._moved(inputs), self._scalar(divisor))
         size = tuple((n, v.shape if isinstance(v, torch.Tensor) else v) for n, v in sorted(inputs.items()))
         recording = self.recordings.get(size)
-        if recording is None and size in self._ready and len(self.recordings) < MOST:
-            recording = self._record(inputs, divisor)
-            if recording is not None:
-                self.recordings[size] = recording
         if recording is None:
-            return self._watched(size, inputs, divisor)
+            if state is None or self.stopped or not self.fits(inputs):
+                return self.compute(self._moved(inputs), self._scalar(divisor))
+            if size not in self._ready or (recording := self._record(inputs, divisor)) is None:
+                return self._watched(size, inputs, divisor)
+            self.recordings[size] = recording
+            if len(self.recordings) == MOST:
+                self._stop(f"{MOST} sizes are recorded, all others are not")
         self.replayed += 1
         return recording.run(inputs, divisor)
 
@@ -161,7 +161,7 @@ class Replay:
             with torch.cuda.graph(graph, pool=self._memory, capture_error_mode="thread_local"):
                 loss = self.compute(held, scalar)
         except torch.OutOfMemoryError:
-            self.stopped = "not enough memory for recordings beside the rest"
+            self._stop("not enough memory for recordings beside the rest")
             self._forget()
             torch.cuda.empty_cache()
             return None
@@ -186,10 +186,14 @@ class Replay:
         if not any(_WAITS in text for text in texts):
             self._ready.add(size)
         elif size in self._waited:  # the first run of a size may load kernels; the second has no excuse
-            self.stopped = "the model waits for the device in its forward or backward"
+            self._stop("the model waits for the device in its forward or backward")
         else:
             self._waited.add(size)
         return loss
+
+    def _stop(self, why: str) -> None:
+        self.stopped = why
+        warnings.warn(f"micro-batches are launched one by one from now on: {why}", stacklevel=3)
 
     def _forget(self) -> None:
         self.recordings.clear()
