@@ -18,8 +18,8 @@ def run(
     model: str = "",
     tokenizer: str = "",
     shape: str = "8b",
-    steps: int = 80,
-    skip: int = 50,
+    steps: int = 160,
+    skip: int = 130,
     repeat: int = 4,
     profile: int = 0,
 ) -> dict[str, Any]:

@@ -16,8 +16,8 @@ def run(
     model: str = "",
     tokenizer: str = "",
     shape: str = "8b",
-    steps: int = 80,
-    skip: int = 60,
+    steps: int = 200,
+    skip: int = 160,
     repeat: int = 4,
     profile: int = 0,
 ) -> dict[str, Any]:

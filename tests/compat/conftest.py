@@ -60,5 +60,5 @@ def moved(model, seed=1):
     generator = torch.Generator().manual_seed(seed)
     for weight in model.parameters():
         if weight.requires_grad:
-            weight.data += torch.randn(weight.shape, generator=generator) * 0.05
+            weight.data += torch.randn(weight.shape, generator=generator).to(weight) * 0.05
     return model

@@ -24,7 +24,7 @@ from rich.console import Console
 from hasten import schema
 from hasten.blocks.apply import Applied, apply, refused_in_training, set_policies, widths_of
 from hasten.data.generation_tag import without_markers
-from hasten.data.packing import Example, lengths_of
+from hasten.data.packing import Example, lengths_of, round_up
 from hasten.data.prepare import Prepared, split
 from hasten.data.rows import RowSource
 from hasten.data.settings import DataSettings
@@ -244,8 +244,9 @@ def _make_fast(
         if asked == "on":
             enable_checkpointing(model)
         return Fitted(fast)
+    tokens = max(steps.token_budget, int(lengths_of(training.documents).max()))
     sizes: dict[str, Any] = {
-        "tokens": max(steps.token_budget, int(lengths_of(training.documents).max())),
+        "tokens": round_up(tokens) if plan.rounded else tokens,
         "widths": widths_of(model),
         "free_bytes": free_bytes(hardware),
         "trained_bytes": sum(part.nbytes for part in model.parameters() if part.requires_grad),
