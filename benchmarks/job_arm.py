@@ -90,7 +90,7 @@ def hasten(spec: dict[str, Any], folder: str) -> tuple[Any, Clock]:
     quiet()
     MARKS["imported_s"] = time.perf_counter() - STARTED
     settings = {
-        "model": {"name": spec["model"]},
+        "model": {"name": spec["model"], "compute": "fp8" if spec["arm"].endswith("-fp8") else "bf16"},
         "data": {
             "source": spec["rows"],
             "heldout": 0,

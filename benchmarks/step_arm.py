@@ -153,10 +153,11 @@ def make_step(spec: dict[str, Any], model: Any, batch: torch.Tensor) -> Any:
     autocast = torch.autocast(batch.device.type, torch.bfloat16, enabled=batch.is_cuda)
     if arm.startswith("hasten") and arm != "hasten-api":
         from hasten.blocks.apply import apply, set_policies
+        from hasten.blocks.projections import Compute8
 
-        applied = apply(model)
-        assert applied.complete, applied.line()
-        named = arm.partition("-")[2]
+        applied = apply(model, compute8=Compute8() if arm.endswith("-fp8") else None)
+        assert applied.complete and not applied.refused_8, applied.line()
+        named = arm.removesuffix("-fp8").partition("-")[2]
         policy: Any = {"": "keep", "launched": "keep", "qlora": "offload", "qlora-free": "keep"}.get(named, named)
         set_policies(model, [policy] * applied.of)
         return _packed_step(model, batch, replayed=policy != "offload" and named != "launched")

@@ -1,6 +1,8 @@
 """A LoRA step of an 8B shape, 2 x 2048 full rows.
 
-python benchmarks/run.py lora_step_8b [arms=hasten,hf] [profile=20]
+    python benchmarks/run.py lora_step_8b [arms=hasten,hf] [profile=20]
+
+`-fp8` makes the products of frozen weights in 8-bit floats.
 """
 
 from __future__ import annotations
@@ -9,7 +11,7 @@ from typing import Any
 
 from step_case import run_arms
 
-ARMS = "hasten,hasten-offload,hf,hf-nockpt,liger,liger-nockpt"
+ARMS = "hasten,hasten-fp8,hasten-offload,hf,hf-nockpt,liger,liger-nockpt"
 
 
 def run(arms: str = ARMS, steps: int = 6, warmup: int = 3, profile: int = 0) -> dict[str, Any]:

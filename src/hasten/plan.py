@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from hasten.errors import ConfigError, did_you_mean
+from hasten.errors import CapabilityError, ConfigError, did_you_mean
 from hasten.families.base import Family
 from hasten.hardware.probe import Hardware
 from hasten.policies import POLICIES, Policy, Widths, choose_policies, kept_bytes, working_bytes
@@ -20,6 +20,9 @@ from hasten.policies import POLICIES, Policy, Widths, choose_policies, kept_byte
 DType = Literal["bfloat16", "float16", "float32"]
 DTYPES: tuple[DType, ...] = get_args(DType)
 Layout = Literal["packed", "padded"]
+Compute = Literal["bf16", "fp8"]
+FP8_CAPABILITY = (8, 9)
+"""The first CUDA compute capability with 8-bit products."""
 
 LOGITS_BYTES = 512 * 2**20
 """Most bytes of logits that are in memory at once."""
@@ -35,6 +38,7 @@ class Request:
 
     dtype: Literal["auto"] | DType = "auto"
     load_in_4bit: bool = False
+    compute: Compute = "bf16"
     packing: Literal["auto", "on", "off"] = "auto"
     checkpointing: Literal["auto", "on", "off"] = "auto"
     optimizer: str = "adamw"
@@ -62,6 +66,8 @@ class Plan:
     device: str
     dtype: DType
     load_in_4bit: bool
+    compute: Compute
+    """What products of frozen weights are made in."""
     autocast: bool
     layout: Layout
     rounded: bool
@@ -104,8 +110,11 @@ def make_plan(hardware: Hardware, family: Family, model_type: str, request: Requ
 
     Raises:
         ConfigError: the request contradicts the machine or the family.
+        CapabilityError: 8-bit products were asked for and this machine has none.
     """
     dtype, dtype_decision = choose_dtype(hardware, request.dtype)
+    if request.compute == "fp8":
+        _require_fp8(hardware, family, model_type, dtype)
     decisions = [
         Decision(part="device", choice=hardware.device, why=f"{hardware.name}, {hardware.total_bytes / 2**30:.0f} GiB"),
         dtype_decision,
@@ -126,6 +135,7 @@ def make_plan(hardware: Hardware, family: Family, model_type: str, request: Requ
         device=hardware.device,
         dtype=dtype,
         load_in_4bit=request.load_in_4bit,
+        compute=request.compute,
         autocast=dtype != "float32",
         layout=layout,
         rounded=layout == "packed" and hardware.is_cuda,
@@ -229,6 +239,24 @@ def choose_replay(
     return most, Decision(part="launches", choice="recorded and replayed", why=why)
 
 
+def choose_turned(kept_values: int, free_bytes: int) -> tuple[bool, Decision]:
+    """Whether 16-bit weights have a second 8-bit copy, turned round, or are turned at every use.
+
+    Args:
+        kept_values: of frozen 16-bit weights in fast layers; 4-bit ones keep no copy.
+        free_bytes: device memory that is free now.
+
+    Returns:
+        The choice: two copies where half of what is free remains.
+    """
+    turned = 4 * kept_values <= free_bytes
+    kept = (
+        f"{(1 + turned) * kept_values / 2**30:.1f} GiB for {'two copies' if turned else 'one copy, turned when used'}"
+    )
+    copies = kept if kept_values else "4-bit weights are written in 8 bits at every use"
+    return turned, Decision(part="products", choice="fp8", why=f"asked for; one scale per token and output; {copies}")
+
+
 def choose_kernels(hardware: Hardware, triton: bool) -> Decision:
     """Which kernels fast layers run.
 
@@ -256,6 +284,27 @@ def activation_room(hardware: Hardware, free_bytes: int, trained_bytes: int, log
         logits_bytes: of all logits, if they were all in memory.
     """
     return free_bytes - hardware.total_bytes // 20 - 3 * trained_bytes - 2 * min(logits_bytes, LOGITS_BYTES)
+
+
+def _require_fp8(hardware: Hardware, family: Family, model_type: str, dtype: DType) -> None:
+    if hardware.capability is None or hardware.capability < FP8_CAPABILITY:
+        has = "no GPU" if hardware.capability is None else "compute capability {}.{}".format(*hardware.capability)
+        raise CapabilityError(
+            "model.compute",
+            f"'fp8' on {hardware.name} ({has})",
+            "8-bit products need compute capability {}.{} (Ada, Hopper, Blackwell).".format(*FP8_CAPABILITY),
+            "Use 'bf16'.",
+        )
+    if dtype != "bfloat16":
+        raise ConfigError(
+            "model.compute",
+            f"'fp8' with model.dtype '{dtype}'",
+            "8-bit products give bfloat16.",
+            "Use dtype 'bfloat16'.",
+        )
+    if family.blocks is None:
+        rule = f"8-bit products are the fast path's, and '{model_type}' has none yet."
+        raise ConfigError("model.compute", "'fp8'", rule, "Use 'bf16'.")
 
 
 def _choose_layout(

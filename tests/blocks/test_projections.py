@@ -7,7 +7,8 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
 
-from hasten.blocks.projections import ProjectionGroup, active_factors, base_of, product, refusal_of
+from hasten.blocks.operand import product
+from hasten.blocks.projections import ProjectionGroup, active_factors, base_of, refusal_of
 
 
 class Two(nn.Module):

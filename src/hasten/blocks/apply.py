@@ -23,9 +23,10 @@ from hasten.blocks.layer import Fast, FastLayer, fast_class, state_of
 from hasten.blocks.mlp_half import MlpHalf
 from hasten.blocks.norms import Norm
 from hasten.blocks.offload import Offload
-from hasten.blocks.projections import ProjectionGroup, base_of
+from hasten.blocks.projections import Compute8, ProjectionGroup, base_of
 from hasten.blocks.quantized import Workspace
 from hasten.families.base import Blocks, family_of
+from hasten.kernels.nf4.packed import packed_of
 from hasten.policies import Policy, Widths
 
 _ACTIVATIONS = {
@@ -46,6 +47,8 @@ class Applied:
     head: bool = False
     refused: Counter[str] = field(default_factory=Counter)
     """Why parts stay plain, and how many."""
+    refused_8: Counter[str] = field(default_factory=Counter)
+    """Why groups of projections keep 16-bit products although 8-bit ones were asked for, and how many."""
 
     @property
     def complete(self) -> bool:
@@ -69,11 +72,12 @@ def base_model(model: Any) -> Any:
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
-def apply(model: Any, *, impl: str = "auto") -> Applied:
+def apply(model: Any, *, compute8: Compute8 | None = None, impl: str = "auto") -> Applied:
     """Make a model fast in place.
 
     Args:
         model: a transformers causal language model, or a `PeftModel` on one.
+        compute8: products of frozen weights in 8-bit floats, made now; None: in their own dtype.
         impl: which kernels run: ``auto``, ``torch`` or ``triton``.
 
     Returns:
@@ -93,13 +97,17 @@ def apply(model: Any, *, impl: str = "auto") -> Applied:
         if isinstance(layer, FastLayer):
             applied.layers += 1
             continue
-        fast = _fast(layer, base.config, family.blocks, workspace, impl)
+        fast = _fast(layer, base.config, family.blocks, workspace, compute8, impl)
         if isinstance(fast, str):
             applied.refused[fast] += 1
             continue
         fast.offload = offload
         _swap(layer, fast)
         applied.layers += 1
+        if compute8 is not None:
+            applied.refused_8.update(reason for group in fast.groups() if (reason := group.why_not_8()))
+            for group in fast.groups():
+                group.refusal()  # makes the 8-bit copies: what is free afterwards is free
     _apply_head(base, applied, impl)
     return applied
 
@@ -131,6 +139,22 @@ def widths_of(model: Any) -> Widths:
         mlp=base_of(fast.mlp.down.modules[0]).in_features,
         item=half.qkv.dtype.itemsize,
     )
+
+
+def kept_values(model: Any) -> int:
+    """How many values of frozen 16-bit projections the decoder's layers have: one byte each in an 8-bit copy."""
+    base = base_model(model)
+    blocks = family_of(base.config.model_type).blocks
+    if blocks is None:
+        return 0
+    halves = (blocks.attention, (*blocks.qkv, blocks.out)), (blocks.mlp, (*blocks.gate_up, blocks.down))
+    weights = [
+        base_of(_found(_found(layer, parent), name)).weight
+        for layer in _found(base.get_decoder(), blocks.layers)
+        for parent, names in halves
+        for name in names
+    ]
+    return sum(weight.numel() for weight in weights if packed_of(weight) is None and not weight.requires_grad)
 
 
 def remove(model: Any) -> None:
@@ -203,11 +227,13 @@ def _found(module: nn.Module, path: str) -> Any:
     return module.get_submodule(path)
 
 
-def _fast(layer: nn.Module, config: Any, blocks: Blocks, workspace: Workspace, impl: str) -> Fast | str:
+def _fast(
+    layer: nn.Module, config: Any, blocks: Blocks, workspace: Workspace, compute8: Compute8 | None, impl: str
+) -> Fast | str:
     """The layer's halves, or why it has none."""
 
     def group(parent: nn.Module, *names: str) -> ProjectionGroup:
-        return ProjectionGroup(tuple(_found(parent, name) for name in names), workspace, impl=impl)
+        return ProjectionGroup(tuple(_found(parent, name) for name in names), workspace, compute8, impl=impl)
 
     attention, mlp = _found(layer, blocks.attention), _found(layer, blocks.mlp)
     activation = _ACTIVATIONS.get(getattr(config, "hidden_act", None) or getattr(config, "hidden_activation", ""))

@@ -20,7 +20,8 @@ import torch
 
 from hasten.blocks.attention import Attended, View, attend
 from hasten.blocks.norms import Norm
-from hasten.blocks.projections import Operand, ProjectionGroup
+from hasten.blocks.operand import Operand
+from hasten.blocks.projections import ProjectionGroup
 from hasten.kernels.rope import op as rope
 from hasten.kernels.rows import copy_rows
 from hasten.policies import Keeps
@@ -85,8 +86,10 @@ class AttentionHalf:
         learn = keeps is not None and keeps != "input"
         x_MDP = call.qkv.input_buffer(len(h_MD), h_MD)
         width = call.qkv.width
-        rstd_M = self.norm.forward(h_MD, x_MDP[:, :width])
-        qkv_MN = call.qkv.forward(x_MDP)
+        eight = call.qkv.new_eight(len(h_MD), h_MD)
+        rstd_M = self.norm.forward(h_MD, x_MDP[:, :width], eight)
+        qkv_MN = call.qkv.forward(x_MDP, eight)
+        del eight
         query, key, value = self._heads(qkv_MN)
         head_rstd, turned = None, qkv_MN
         if self.head_norms:

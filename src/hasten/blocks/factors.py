@@ -77,5 +77,5 @@ def _copies(operands: Sequence[Any]) -> Iterator[tuple[torch.Tensor, torch.Tenso
     for operand in operands:
         for part in operand.factors:
             yield part.A.detach(), operand.A_PK[part.columns], part.scale
-            if isinstance(operand.stored, torch.Tensor):  # those of 4-bit weights are written with them
-                yield part.B.detach(), operand.stored[part.rows, operand.width :][:, part.columns], 1.0
+            if operand.B_NP is not None:  # those of 4-bit weights are written with them
+                yield part.B.detach(), operand.B_NP[part.rows, part.columns], 1.0

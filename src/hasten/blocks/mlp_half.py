@@ -18,7 +18,8 @@ from dataclasses import dataclass
 import torch
 
 from hasten.blocks.norms import Norm
-from hasten.blocks.projections import Operand, ProjectionGroup
+from hasten.blocks.operand import Operand
+from hasten.blocks.projections import ProjectionGroup
 from hasten.kernels.gated_activation import op as gated_activation
 from hasten.policies import Keeps
 
@@ -64,14 +65,17 @@ class MlpHalf:
         learn = keeps is not None and keeps != "input"
         width, inner = call.gate_up.width, call.down.width
         x_MDP = call.gate_up.input_buffer(len(h_MD), h_MD)
-        rstd_M = self.norm.forward(h_MD, x_MDP[:, :width])
-        gate_up_MN = call.gate_up.forward(x_MDP)
+        eight = call.gate_up.new_eight(len(h_MD), h_MD)
+        rstd_M = self.norm.forward(h_MD, x_MDP[:, :width], eight)
+        gate_up_MN = call.gate_up.forward(x_MDP, eight)
         a_MIP = call.down.input_buffer(len(h_MD), h_MD)
         gate, up = gate_up_MN[:, :inner], gate_up_MN[:, inner:]
-        gated_activation.forward(gate, up, self.activation, out=a_MIP[:, :inner], impl=self.impl)
+        eight = call.down.new_eight(len(h_MD), h_MD) if output else None
+        gated_activation.forward(gate, up, self.activation, out=a_MIP[:, :inner], eight=eight, impl=self.impl)
         out_MD = None
         if output:
-            y_MD = call.down.forward(a_MIP)
+            y_MD = call.down.forward(a_MIP, eight)
+            del eight
             out_MD = y_MD.add_(h_MD) if y_MD.dtype == h_MD.dtype else y_MD + h_MD
         elif call.down.A_PK is not None:
             torch.mm(a_MIP[:, :inner], call.down.A_PK.t(), out=a_MIP[:, inner:])

@@ -35,9 +35,12 @@ class Norm:
         found = getattr(self.module, "variance_epsilon", None)
         return float(found if found is not None else self.module.eps)  # type: ignore[arg-type]
 
-    def forward(self, x: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
-        """Writes the normalised rows to `out` and returns ``rstd``."""
-        return rms_norm.forward(x, self.weight.detach(), self.eps, self.plus_one, out=out, impl=self.impl)[1]
+    def forward(
+        self, x: torch.Tensor, out: torch.Tensor, eight: tuple[torch.Tensor, torch.Tensor] | None = None
+    ) -> torch.Tensor:
+        """Writes the normalised rows to `out`, and in 8 bits to `eight`; returns ``rstd``."""
+        scale = self.weight.detach()
+        return rms_norm.forward(x, scale, self.eps, self.plus_one, out=out, eight=eight, impl=self.impl)[1]
 
     def backward(
         self, dy: torch.Tensor, x: torch.Tensor, rstd: torch.Tensor, dresidual: torch.Tensor | None = None

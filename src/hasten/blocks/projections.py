@@ -24,129 +24,31 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from typing import Any
 
 import torch
 from torch import nn
-from torch.nn import functional as F  # noqa: N812
 
+from hasten.blocks.fp8 import Operand8, weights_in_8_bits
+from hasten.blocks.fp8 import refusal as refusal_8
+from hasten.blocks.operand import Operand
 from hasten.blocks.quantized import Factors, Mixed, Workspace
 from hasten.kernels.nf4.packed import packed_of
 
-_STEP_4_BIT = 16
-"""The same for 4-bit weights, whose columns are only in a buffer: the fewest that products and activations take."""
+_STEP = 16
+"""The same where no weight lies beside them in memory (4-bit weights, 8-bit products): what products take."""
 ALIGNED = {"cuda": 64}
 """Widened columns come in multiples of this on a device: 128 bytes of 16-bit values keep a GPU's rows aligned.
 Elsewhere they are as many as the adapters have."""
 
 
-@dataclass
-class Operand:
-    """A group as one forward reads it."""
+@dataclass(eq=False)
+class Compute8:
+    """How products are made in 8-bit floats; one for all groups of a model."""
 
-    stored: torch.Tensor | Mixed
-    """``[N, K + P]``: weight and B of all adapters, or what they are made from at every use."""
-    dtype: torch.dtype
-    """What is computed in."""
-    widened: int
-    """P."""
-    A_PK: torch.Tensor | None
-    """``[P, K]``: A of all adapters times their scale, zero where there is none; None where P is 0."""
-    bias_N: torch.Tensor | None
-    width: int
-    factors: tuple[Factors, ...]
-    weights: tuple[nn.Parameter, ...]
-    biases: tuple[nn.Parameter | None, ...]
-    rows: tuple[slice, ...]
-
-    def weight_NKP(self) -> torch.Tensor:  # noqa: N802
-        """``[N, K + P]``: weight and B of all adapters; of 4-bit weights valid until any group's next use."""
-        if isinstance(self.stored, torch.Tensor):
-            return self.stored
-        return self.stored.read(self.widened, self.dtype, self.factors)
-
-    @cached_property
-    def occupied(self) -> int:
-        """Columns that hold factors, rounded up to a power of two (at least 16) as far as there are columns."""
-        used = self.factors[-1].columns.stop if self.factors else 0
-        return min(self.widened, max(16, 1 << (used - 1).bit_length())) if used else 0
-
-    @cached_property
-    def learnt(self) -> list[torch.Tensor]:
-        """Every parameter whose gradient `parameter_gradients` gives, in its order."""
-        found: list[torch.Tensor] = [*self.weights, *(bias for bias in self.biases if bias is not None)]
-        for factors in self.factors:
-            found += [factors.A, factors.B]
-        return found
-
-    def input_buffer(self, rows: int, like: torch.Tensor) -> torch.Tensor:
-        """``[M, K + P]``, unwritten: whoever makes the input writes the first K columns."""
-        return torch.empty((rows, self.width + self.widened), dtype=self.dtype, device=like.device)
-
-    def forward(self, x_MKP: torch.Tensor) -> torch.Tensor:
-        """``y [M, N]``; the last P columns of the input are written here."""
-        if self.A_PK is not None:
-            torch.mm(x_MKP[:, : self.width], self.A_PK.t(), out=x_MKP[:, self.width :])
-        return F.linear(x_MKP, self.weight_NKP(), self.bias_N)
-
-    def input_gradient(self, dy_MN: torch.Tensor, *, need_dx: bool = True) -> tuple[torch.Tensor | None, torch.Tensor]:
-        """``dx [M, K]`` (a view of a wider buffer, or None) and ``dxA [M, P]``."""
-        if not need_dx:
-            return None, dy_MN @ self.weight_NKP()[:, self.width :]
-        dx_MK, dxa_MP = self.parts_of_input_gradient(dy_MN)
-        if self.A_PK is not None:
-            dx_MK.addmm_(dxa_MP, self.A_PK)
-        return dx_MK, dxa_MP
-
-    def parts_of_input_gradient(self, dy_MN: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """``dx' [M, K]`` and ``dxA [M, P]``, views of one buffer; ``dx = dx' + dxA A`` is left to the caller."""
-        wide_MKP = dy_MN @ self.weight_NKP()
-        return wide_MKP[:, : self.width], wide_MKP[:, self.width :]
-
-    def parameter_gradients(
-        self, dy_MN: torch.Tensor, x_MK: torch.Tensor, xa_MP: torch.Tensor, dxa_MP: torch.Tensor
-    ) -> list[torch.Tensor | None]:
-        """Gradients of `learnt`, None for what is frozen.
-
-        Args:
-            dy_MN: gradient of the output.
-            x_MK: the input.
-            xa_MP: the widened part of the input.
-            dxa_MP: its gradient, from `input_gradient`.
-        """
-        gradients: list[torch.Tensor | None] = []
-        if all(weight.requires_grad for weight in self.weights):
-            dW_NK = dy_MN.t() @ x_MK  # one product, whose rows are the gradients  # noqa: N806
-            gradients += [dW_NK[rows].to(weight.dtype) for weight, rows in zip(self.weights, self.rows, strict=True)]
-        else:
-            for weight, rows in zip(self.weights, self.rows, strict=True):
-                gradients.append((dy_MN[:, rows].t() @ x_MK).to(weight.dtype) if weight.requires_grad else None)
-        for bias, rows in zip(self.biases, self.rows, strict=True):
-            if bias is not None:
-                wide = torch.promote_types(dy_MN.dtype, torch.float32)
-                summed = dy_MN[:, rows].sum(0, dtype=wide) if bias.requires_grad else None
-                gradients.append(None if summed is None else summed.to(bias.dtype))
-        if not self.factors:
-            return gradients
-        used = self.factors[-1].columns.stop
-        dA_PK = product(dxa_MP[:, :used].t(), x_MK)
-        dB_NP = product(dy_MN.t(), xa_MP[:, :used])
-        for part in self.factors:
-            dA, dB = dA_PK[part.columns], dB_NP[part.rows, part.columns]
-            dA = dA if part.scale == 1.0 else dA * part.scale
-            gradients.append(dA.to(part.A.dtype) if part.A.requires_grad else None)
-            gradients.append(dB.to(part.B.dtype).contiguous() if part.B.requires_grad else None)
-        return gradients
-
-
-def product(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-    """A matrix product of 16-bit values in float32, not rounded on the way."""
-    if left.dtype in (torch.float32, torch.float64):
-        return left @ right
-    if left.is_cuda:
-        return torch.mm(left, right, out_dtype=torch.float32)
-    return left.float() @ right.float()
+    turned: bool = True
+    """Whether 16-bit weights keep a second, turned 8-bit copy."""
+    workspace: Workspace = field(default_factory=Workspace)
 
 
 @dataclass(eq=False)
@@ -159,11 +61,13 @@ class ProjectionGroup:
     Args:
         modules: `nn.Linear` or a 4-bit one, or PEFT's LoRA layer on one, in the order of their outputs.
         workspace: where 4-bit weights are read; one for all groups of a model.
+        compute8: products of frozen weights in 8-bit floats; None: in their own dtype.
         writer: copies the factors of a whole model at once; None: each group copies its own.
     """
 
     modules: tuple[nn.Module, ...]
     workspace: Workspace = field(default_factory=Workspace)
+    compute8: Compute8 | None = None
     writer: Any = None
     impl: str = "auto"
     factors: tuple[Factors, ...] = ()
@@ -173,6 +77,8 @@ class ProjectionGroup:
     _storage: torch.Tensor | None = field(default=None, repr=False)
     _A: torch.Tensor | None = field(default=None, repr=False)
     _written: tuple[Any, ...] = field(default=(), repr=False)
+    _values: tuple[Any, ...] = field(default=(), repr=False)
+    """What 8-bit copies were made of: they do not follow their weights."""
 
     @property
     def dtype(self) -> torch.dtype:
@@ -181,7 +87,7 @@ class ProjectionGroup:
 
     def refusal(self) -> str | None:
         """Why these projections cannot be one product, or None; notices what has changed."""
-        if self._watches and all([watch.unchanged() for watch in self._watches]):
+        if self._watches and all([watch.unchanged() for watch in self._watches]) and self._values == self._seen():
             return None
         self._operand, self._watches = None, ()
         self._refused = self.why_not()
@@ -207,13 +113,7 @@ class ProjectionGroup:
         if self.factors and not (clean and self.writer is not None and self.writer.wrote(operand)):
             self.write()
         if dtype != operand.dtype:
-            A_PK, stored = operand.A_PK, operand.stored  # noqa: N806
-            operand = replace(
-                operand,
-                stored=stored.to(dtype) if isinstance(stored, torch.Tensor) else stored,
-                dtype=dtype,
-                A_PK=None if A_PK is None else A_PK.to(dtype),
-            )
+            operand = operand.cast(dtype)
         if any(bias is not None for bias in operand.biases):
             operand = replace(operand, bias_N=_joined_bias(operand, dtype))
         return operand
@@ -224,8 +124,8 @@ class ProjectionGroup:
         with torch.no_grad():
             for part in self.factors:
                 torch.mul(part.A, part.scale, out=operand.A_PK[part.columns])  # type: ignore[index]
-                if isinstance(operand.stored, torch.Tensor):
-                    operand.stored[part.rows, operand.width :][:, part.columns].copy_(part.B)
+                if operand.B_NP is not None:
+                    operand.B_NP[part.rows, part.columns].copy_(part.B)
 
     def prepared(self) -> Operand:
         """The operand with room for its factors, and no other adapter's values in it."""
@@ -234,8 +134,8 @@ class ProjectionGroup:
         if self._written is not operand.factors and operand.A_PK is not None:
             with torch.no_grad():
                 operand.A_PK.zero_()
-                if isinstance(operand.stored, torch.Tensor):
-                    operand.stored[:, operand.width :] = 0
+                if operand.B_NP is not None:
+                    operand.B_NP.zero_()
             self._written = operand.factors
         return operand
 
@@ -256,6 +156,10 @@ class ProjectionGroup:
                 weight.data = weight.data.clone(memory_format=torch.contiguous_format)
         self._storage = self._A = self._operand = None
         self._watches = ()
+
+    def why_not_8(self) -> str | None:
+        """Why its products would not be made in 8-bit floats, or None."""
+        return refusal_8(tuple(base_of(module).weight for module in self.modules))
 
     def why_not(self) -> str | None:
         """Why these projections cannot be one product as they are, or None; changes nothing."""
@@ -280,28 +184,46 @@ class ProjectionGroup:
         width, dtype, device = shapes[0][1], self.dtype, weights[0].device
         self.factors = self._factors(rows)
         used = self.factors[-1].columns.stop if self.factors else 0
-        stored: torch.Tensor | Mixed
-        if any(packed):
-            widened = _aligned(used, _STEP_4_BIT)
-            parts = tuple(weight if part is None else part for weight, part in zip(weights, packed, strict=True))
+        parts = tuple(weight if part is None else part for weight, part in zip(weights, packed, strict=True))
+        stored: torch.Tensor | Mixed | None
+        self._values = self._seen()
+        eight = None if self.compute8 is None or refusal_8(weights) else self.compute8
+        if eight is not None:
+            widened, stored = _aligned(used, _STEP), None
+        elif any(packed):
+            widened = _aligned(used, _STEP)
             stored = Mixed(parts, tuple(rows), width, self.workspace, self.impl)
         else:
             widened = _aligned(used, ALIGNED.get(device.type, 1))
             stored = self._memory(weights, rows, width, widened)[:, : width + widened]
         if widened and (self._A is None or self._A.shape[0] < widened or self._A.dtype != dtype):
             self._A, self._written = torch.zeros((widened, width), dtype=dtype, device=device), ()
-        self._operand = Operand(
-            stored=stored,
-            dtype=dtype,
-            widened=widened,
-            A_PK=self._A[:widened] if widened and self._A is not None else None,
-            bias_N=None,
-            width=width,
-            factors=self.factors,
-            weights=weights,
-            biases=tuple(base.bias for base in bases),
-            rows=tuple(rows),
-        )
+        common: dict[str, Any] = {
+            "stored": stored,
+            "dtype": dtype,
+            "widened": widened,
+            "A_PK": self._A[:widened] if widened and self._A is not None else None,
+            "bias_N": None,
+            "width": width,
+            "factors": self.factors,
+            "weights": weights,
+            "biases": tuple(base.bias for base in bases),
+            "rows": tuple(rows),
+        }
+        if eight is None:
+            self._operand = Operand(**common)
+            return
+        places = self.workspace, eight.workspace
+        made = weights_in_8_bits(parts, common["rows"], width, places, turned=eight.turned, impl=self.impl)
+        kept_B = torch.zeros((place, widened), dtype=dtype, device=device) if widened else None  # noqa: N806
+        self._written = ()
+        self._operand = Operand8(**common, weights8=made, kept_B=kept_B)
+
+    def _seen(self) -> tuple[Any, ...]:
+        if self.compute8 is None:
+            return ()
+        weights = [base_of(module).weight for module in self.modules]
+        return tuple((weight._version, weight.requires_grad) for weight in weights)
 
     def _factors(self, rows: Sequence[slice]) -> tuple[Factors, ...]:
         found: list[Factors] = []

@@ -22,7 +22,8 @@ import torch
 from rich.console import Console
 
 from hasten import schema
-from hasten.blocks.apply import Applied, apply, refused_in_training, set_policies, widths_of
+from hasten.blocks.apply import Applied, apply, kept_values, refused_in_training, set_policies, widths_of
+from hasten.blocks.projections import Compute8
 from hasten.data.generation_tag import without_markers
 from hasten.data.packing import Example, lengths_of, round_up
 from hasten.data.prepare import Prepared, split
@@ -39,7 +40,16 @@ from hasten.loading.source import DEMO
 from hasten.lora.attach import attach, trainable_parameters
 from hasten.lora.checkpointing import enable_checkpointing
 from hasten.lora.save import refuse_untouched, save_adapter
-from hasten.plan import Decision, Plan, Request, choose_activations, choose_kernels, choose_replay, make_plan
+from hasten.plan import (
+    Decision,
+    Plan,
+    Request,
+    choose_activations,
+    choose_kernels,
+    choose_replay,
+    choose_turned,
+    make_plan,
+)
 from hasten.report.console import make_console
 from hasten.report.progress import TrainingProgress
 from hasten.report.rows_progress import rows_progress
@@ -191,6 +201,7 @@ def prepare_job(config: RunConfig, console: Console, rows: Any = None, resumed: 
     request = Request(
         dtype=settings.dtype,
         load_in_4bit=settings.load_in_4bit,
+        compute=settings.compute,
         packing=config.training.packing,
         checkpointing=config.training.checkpointing,
         optimizer=config.training.optimizer,
@@ -239,7 +250,13 @@ def _make_fast(
     model: Any, asked: Literal["auto", "on", "off"], hardware: Hardware, plan: Plan, steps: Steps, training: Prepared
 ) -> Fitted:
     """Swap the fast modules in and let each layer keep what memory allows."""
-    fast = apply(model)
+    compute8, products = None, ()
+    if plan.compute == "fp8":
+        turned, decision = choose_turned(kept_values(model), free_bytes(hardware))
+        compute8, products = Compute8(turned=turned), (decision,)
+    fast = apply(model, compute8=compute8)
+    for why, count in fast.refused_8.items():
+        products = (*products, Decision(part="products", choice="bf16", why=f"{count} groups: {why}", fallback=True))
     if not fast.layers:
         if asked == "on":
             enable_checkpointing(model)
@@ -263,7 +280,7 @@ def _make_fast(
         policies=policies,
         **sizes,
     )
-    return Fitted(fast, replayed_tokens, (activations, launches) if launches else (activations,))
+    return Fitted(fast, replayed_tokens, (*products, activations, *((launches,) if launches else ())))
 
 
 def _prepare_heldout(source: RowSource, tokenizer: Any, settings: DataSettings) -> Sequence[Example]:

@@ -8,6 +8,7 @@ import torch
 
 from hasten.errors import ConfigError, did_you_mean
 from hasten.kernels.choice import Impl, choose
+from hasten.kernels.fp8 import reference as fp8
 from hasten.kernels.gated_activation import reference
 
 Kind = Literal["silu", "gelu", "gelu_tanh"]
@@ -52,7 +53,13 @@ def require_kind(kind: str) -> None:
 
 
 def forward(
-    gate: torch.Tensor, up: torch.Tensor, kind: str, *, out: torch.Tensor | None = None, impl: str = "auto"
+    gate: torch.Tensor,
+    up: torch.Tensor,
+    kind: str,
+    *,
+    out: torch.Tensor | None = None,
+    eight: tuple[torch.Tensor, torch.Tensor] | None = None,
+    impl: str = "auto",
 ) -> torch.Tensor:
     """Without autograd, for blocks: the product, in `out` where that is given.
 
@@ -61,14 +68,18 @@ def forward(
         up: ``[M, N]``, any row stride.
         kind: see `gated_activation`.
         out: ``[M, N]``, any row stride.
+        eight: where the product goes in 8 bits too, ``[M, N]`` and ``[M, 1]`` from `hasten.kernels.fp8.op.new_rows`.
         impl: see `gated_activation`.
     """
     if choose(impl, gate) == "triton":
         from hasten.kernels.gated_activation import triton as kernels
 
         target = torch.empty(gate.shape, dtype=gate.dtype, device=gate.device) if out is None else out
-        return kernels.forward(gate, up, kind, target)
-    return reference.forward(gate, up, kind, out)
+        return kernels.forward(gate, up, kind, target, eight)
+    product = reference.forward(gate, up, kind, out)
+    if eight is not None:
+        fp8.quantize_rows(product, None, *eight)
+    return product
 
 
 def backward(

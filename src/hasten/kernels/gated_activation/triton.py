@@ -12,6 +12,9 @@ import torch
 import triton
 import triton.language as tl
 
+from hasten.kernels.fp8.reference import LARGEST, SMALLEST_SCALE
+from hasten.kernels.fp8.triton import row_scale
+
 KINDS = {"silu": 0, "gelu": 1, "gelu_tanh": 2}
 
 
@@ -75,6 +78,31 @@ def gated_activation_fwd_kernel(
 
 
 @triton.jit
+def gated_activation_fwd_fp8_kernel(
+    g_ptr, u_ptr, a_ptr, a8_ptr, scale_ptr, N, g_m, u_m, a_m, a8_m,
+    KIND: tl.constexpr, LARGEST: tl.constexpr, SMALLEST: tl.constexpr, BLOCK: tl.constexpr, PARTS: tl.constexpr,
+):  # fmt: skip
+    row = tl.program_id(0).to(tl.int64)
+    largest = 0.0
+    for part in tl.static_range(PARTS):  # pyright: ignore[reportGeneralTypeIssues]
+        column = part * BLOCK + tl.arange(0, BLOCK)
+        mask = column < N
+        g = tl.load(g_ptr + row * g_m + column, mask=mask, other=0.0).to(tl.float32)
+        u = tl.load(u_ptr + row * u_m + column, mask=mask, other=0.0).to(tl.float32)
+        a = (_value(g, KIND) * u).to(a_ptr.dtype.element_ty)
+        tl.store(a_ptr + row * a_m + column, a, mask=mask)
+        largest = tl.maximum(largest, tl.max(tl.abs(a.to(tl.float32)), axis=0))
+    scale, inverse = row_scale(largest, LARGEST, SMALLEST)
+    tl.store(scale_ptr + row, scale)
+    for part in tl.static_range(PARTS):  # pyright: ignore[reportGeneralTypeIssues]
+        column = part * BLOCK + tl.arange(0, BLOCK)
+        if PARTS > 1:  # each thread reads what it has written
+            a = tl.load(a_ptr + row * a_m + column, mask=column < N, other=0.0)
+        eight = (a.to(tl.float32) * inverse).to(a8_ptr.dtype.element_ty)
+        tl.store(a8_ptr + row * a8_m + column, eight, mask=column < N)
+
+
+@triton.jit
 def gated_activation_bwd_kernel(
     da_ptr, g_ptr, u_ptr, dg_ptr, du_ptr, a_ptr, N, PARTS, da_m, g_m, u_m, dg_m, du_m, a_m,
     KIND: tl.constexpr, PRODUCT: tl.constexpr, BLOCK: tl.constexpr,
@@ -118,10 +146,23 @@ def gated_activation_bwd_lora_kernel(
         tl.store(a_ptr + row[:, None] * a_m + column[None, :], (value * u).to(a_ptr.dtype.element_ty), mask=mask)
 
 
-def forward(gate: torch.Tensor, up: torch.Tensor, kind: str, out: torch.Tensor) -> torch.Tensor:
-    """Writes ``f(g) u`` to `out`."""
+def forward(
+    gate: torch.Tensor,
+    up: torch.Tensor,
+    kind: str,
+    out: torch.Tensor,
+    eight: tuple[torch.Tensor, torch.Tensor] | None = None,
+) -> torch.Tensor:
+    """Writes ``f(g) u`` to `out`, and to `eight` as in `op.forward`."""
     rows, columns = gate.shape
-    if rows * columns:
+    if rows * columns and eight is not None:
+        block = min(max(triton.next_power_of_2(columns), 16), 16384)
+        gated_activation_fwd_fp8_kernel[(rows,)](
+            gate, up, out, *eight, columns, gate.stride(0), up.stride(0), out.stride(0), eight[0].stride(0),
+            KIND=KINDS[kind], LARGEST=LARGEST, SMALLEST=SMALLEST_SCALE, BLOCK=block, PARTS=triton.cdiv(columns, block),
+            num_warps=min(16, max(1, block // 512)),
+        )  # fmt: skip
+    elif rows * columns:
         block, warps = pick_blocks(columns)
         parts = triton.cdiv(columns, block)
         gated_activation_fwd_kernel[(rows * parts,)](

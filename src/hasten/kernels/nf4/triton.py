@@ -74,6 +74,50 @@ def nf4_dequantize_kernel(
         tl.store(target, columns.to(out_ptr.dtype.element_ty), mask=inner < WIDENED)
 
 
+@triton.jit
+def nf4_to_fp8_kernel(
+    codes_ptr, absmax_ptr, levels_ptr, absmax8_ptr, levels8_ptr, mean_ptr, inverse_ptr, out_ptr,
+    N, HALF, TILES, out_n,
+    BLOCKSIZE: tl.constexpr, BLOCKSIZE8: tl.constexpr, NESTED: tl.constexpr, TURNED: tl.constexpr,
+    ROWS: tl.constexpr, BYTES: tl.constexpr,
+):  # fmt: skip
+    program = tl.program_id(0)
+    row = (program // TILES).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    byte = (program % TILES) * BYTES + tl.arange(0, BYTES)
+    place = row[:, None] * HALF + byte[None, :]
+    mask = (row < N)[:, None] & (byte < HALF)[None, :]
+    scale = _scale(
+        place * 2 // BLOCKSIZE, mask, absmax_ptr, absmax8_ptr, levels8_ptr, mean_ptr, BLOCKSIZE8, NESTED
+    )  # fmt: skip
+    inverse = tl.load(inverse_ptr + row, mask=row < N, other=0.0)[:, None]
+    pair = tl.load(codes_ptr + place, mask=mask, other=0).to(tl.int32)
+    first = (tl.load(levels_ptr + (pair >> 4)) * scale * inverse).to(out_ptr.dtype.element_ty)
+    second = (tl.load(levels_ptr + (pair & 15)) * scale * inverse).to(out_ptr.dtype.element_ty)
+    column = (program % TILES) * (2 * BYTES) + tl.arange(0, 2 * BYTES)
+    both = tl.interleave(first, second)
+    if TURNED:
+        inside = (column < 2 * HALF)[:, None] & (row < N)[None, :]
+        tl.store(out_ptr + column.to(tl.int64)[:, None] * out_n + row[None, :], tl.trans(both), mask=inside)
+    else:
+        inside = (row < N)[:, None] & (column < 2 * HALF)[None, :]
+        tl.store(out_ptr + row[:, None] * out_n + column[None, :], both, mask=inside)
+
+
+def to_fp8(packed: Packed, inverse_N: torch.Tensor, out: torch.Tensor, turned: bool) -> None:  # noqa: N803
+    """See `op.to_fp8`."""
+    rows, columns = packed.shape
+    nested = packed.nested
+    tile_rows, tile_bytes = (64, 32) if turned else (8, 256)
+    tiles = triton.cdiv(columns // 2, tile_bytes)
+    nf4_to_fp8_kernel[(triton.cdiv(rows, tile_rows) * tiles,)](
+        packed.codes, packed.absmax, packed.levels,
+        nested.absmax if nested else None, nested.levels if nested else None, nested.mean if nested else None,
+        inverse_N, out, rows, columns // 2, tiles, out.stride(0),
+        BLOCKSIZE=packed.blocksize, BLOCKSIZE8=nested.blocksize if nested else 1, NESTED=nested is not None,
+        TURNED=turned, ROWS=tile_rows, BYTES=tile_bytes, num_warps=4, enable_fp_fusion=False,
+    )  # fmt: skip
+
+
 def dequantize(packed: Packed, out: torch.Tensor, B: torch.Tensor | None, start: int) -> None:  # noqa: N803
     """Writes the weight and the columns of its factor to `out` ``[N, K + P]``; see `op.dequantize`."""
     rows, columns = packed.shape

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from hasten.kernels.choice import Impl, accumulation_dtype, choose
+from hasten.kernels.fp8 import reference as fp8
 from hasten.kernels.rms_norm import reference
 from hasten.kernels.rows import flat_rows
 
@@ -58,6 +59,7 @@ def forward(
     *,
     residual: torch.Tensor | None = None,
     out: torch.Tensor | None = None,
+    eight: tuple[torch.Tensor, torch.Tensor] | None = None,
     impl: str = "auto",
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Without autograd, for blocks: ``y, rstd, h``.
@@ -69,13 +71,17 @@ def forward(
         plus_one: the scale is the weight plus one.
         residual: added first, shaped as `x`.
         out: where y goes; any row strides.
+        eight: where y goes in 8 bits, ``[R, D]`` and ``[R, 1]`` from `hasten.kernels.fp8.op.new_rows`; x is ``[R, D]``.
         impl: see `rms_norm`.
     """
     if choose(impl, x) == "triton":
         from hasten.kernels.rms_norm import triton as kernels
 
-        return kernels.rms_norm_fwd(x, weight_D, eps, plus_one, residual, out)
-    return reference.rms_norm_fwd(x, weight_D, eps, plus_one, residual, out)
+        return kernels.rms_norm_fwd(x, weight_D, eps, plus_one, residual, out, eight)
+    y, rstd, h = reference.rms_norm_fwd(x, weight_D, eps, plus_one, residual, out)
+    if eight is not None:
+        fp8.quantize_rows(y, None, *eight)
+    return y, rstd, h
 
 
 def backward(

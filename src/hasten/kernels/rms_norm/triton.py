@@ -12,6 +12,8 @@ import triton
 import triton.language as tl
 
 from hasten.kernels.column_sums.triton import Shares, column_sums, share
+from hasten.kernels.fp8.reference import LARGEST, SMALLEST_SCALE
+from hasten.kernels.fp8.triton import row_scale
 from hasten.kernels.rows import rounds_of, row_strides
 
 
@@ -25,9 +27,10 @@ def pick_blocks(width: int) -> tuple[int, int, int]:
 
 @triton.jit
 def rms_norm_fwd_kernel(
-    x_ptr, res_ptr, w_ptr, y_ptr, h_ptr, rstd_ptr,
+    x_ptr, res_ptr, w_ptr, y_ptr, h_ptr, rstd_ptr, y8_ptr, scale_ptr,
     rows, H, D, x_r, x_h, res_r, res_h, y_r, y_h, h_r, h_h, eps,
-    PLUS_ONE: tl.constexpr, ADD: tl.constexpr, BLOCK_D: tl.constexpr, ROWS: tl.constexpr,
+    PLUS_ONE: tl.constexpr, ADD: tl.constexpr, EIGHT: tl.constexpr, LARGEST: tl.constexpr, SMALLEST: tl.constexpr,
+    BLOCK_D: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     column = tl.arange(0, BLOCK_D)
@@ -44,9 +47,15 @@ def rms_norm_fwd_kernel(
     w = tl.load(w_ptr + column, mask=column < D, other=0.0).to(tl.float32)
     if PLUS_ONE:
         w += 1.0
-    y = x * rstd[:, None] * w[None, :]
-    tl.store(y_ptr + (outer * y_r + inner * y_h)[:, None] + column[None, :], y.to(y_ptr.dtype.element_ty), mask=mask)
+    y = (x * rstd[:, None] * w[None, :]).to(y_ptr.dtype.element_ty)
+    tl.store(y_ptr + (outer * y_r + inner * y_h)[:, None] + column[None, :], y, mask=mask)
     tl.store(rstd_ptr + row, rstd, mask=row < rows)
+    if EIGHT:  # of the rounded values: what a product in 16 bits would read
+        value = y.to(tl.float32)
+        scale, inverse = row_scale(tl.max(tl.abs(value), axis=1), LARGEST, SMALLEST)
+        tl.store(scale_ptr + row, scale, mask=row < rows)
+        eight = (value * inverse[:, None]).to(y8_ptr.dtype.element_ty)
+        tl.store(y8_ptr + row[:, None] * D + column[None, :], eight, mask=mask)
 
 
 @triton.jit
@@ -94,8 +103,9 @@ def rms_norm_fwd(
     plus_one: bool,
     residual: torch.Tensor | None = None,
     out: torch.Tensor | None = None,
+    eight: tuple[torch.Tensor, torch.Tensor] | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """``y, rstd, h``; `y` is `out` where that is given."""
+    """``y, rstd, h``; `y` is `out` where that is given; `eight` as in `op.forward`."""
     y = torch.empty(x.shape, dtype=x.dtype, device=x.device) if out is None else out
     h = x if residual is None else torch.empty(x.shape, dtype=x.dtype, device=x.device)
     rstd = torch.empty(x.shape[:-1], dtype=torch.float32, device=x.device)
@@ -103,9 +113,10 @@ def rms_norm_fwd(
     if rows:
         block, per_program, warps = pick_blocks(x.shape[-1])
         rms_norm_fwd_kernel[(triton.cdiv(rows, per_program),)](
-            x, residual, weight_D, y, h, rstd,
+            x, residual, weight_D, y, h, rstd, *(eight or (None, None)),
             rows, inner, x.shape[-1], *row_strides(x), *row_strides(residual), *row_strides(y), *row_strides(h), eps,
-            PLUS_ONE=plus_one, ADD=residual is not None, BLOCK_D=block, ROWS=per_program, num_warps=warps,
+            PLUS_ONE=plus_one, ADD=residual is not None, EIGHT=eight is not None, LARGEST=LARGEST,
+            SMALLEST=SMALLEST_SCALE, BLOCK_D=block, ROWS=per_program, num_warps=warps,
         )  # fmt: skip
     return y, rstd, h
 

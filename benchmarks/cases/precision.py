@@ -1,0 +1,52 @@
+"""What 8-bit products cost in learning: the embedded model on real rows, held-out loss after the same steps.
+
+    python benchmarks/run.py precision rows=alpaca.json [steps=200]
+
+Four runs that differ in nothing else: frozen weights in 16 bits or NF4, their products in bfloat16 or in 8-bit floats.
+Raises where 8-bit products end more than half a percent above bfloat16's.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from hasten.cli.quiet import quiet
+from hasten.report.console import make_console
+from hasten.training.config import combine
+from hasten.training.job import train
+
+ALLOWED = 0.005
+ARMS = {"bf16": (False, "bf16"), "fp8": (False, "fp8"), "nf4": (True, "bf16"), "nf4-fp8": (True, "fp8")}
+
+
+def run(rows: str, steps: int = 200, heldout: int = 200) -> dict[str, Any]:
+    """All four runs; raises where the bound is broken."""
+    quiet()
+    found: dict[str, Any] = {}
+    for name, (four_bit, compute) in ARMS.items():
+        with TemporaryDirectory() as folder:
+            values = {
+                "model": {"name": "demo", "load_in_4bit": four_bit, "compute": compute},
+                "data": {"source": rows, "heldout": heldout, "max_length": 1024},
+                "training": {"steps": steps, "batch_size": 8, "accumulation": 2, "learning_rate": 2e-4, "samples": 0},
+                "output": str(Path(folder) / "run"),
+            }
+            result = train(combine({}, values), console=make_console(sys.stderr))
+        found[name] = {
+            "heldout_loss_before": result.heldout_loss_before,
+            "heldout_loss_after": result.heldout_loss_after,
+            "mean_of_last_20": sum(result.losses[-20:]) / 20,
+            "fallbacks": result.fallbacks,
+            "losses": result.losses,
+        }
+        print(name, {key: value for key, value in found[name].items() if key != "losses"}, file=sys.stderr, flush=True)
+    excess = {
+        arm: found[arm]["heldout_loss_after"] / found[base]["heldout_loss_after"] - 1.0
+        for arm, base in (("fp8", "bf16"), ("nf4-fp8", "nf4"))
+    }
+    if not max(excess.values()) <= ALLOWED:
+        raise SystemExit(f"8-bit products end higher than allowed ({ALLOWED:.1%}): {excess}")
+    return {"steps": steps, "rows": Path(rows).name, "allowed": ALLOWED, "excess": excess, "arms": found}

@@ -1,0 +1,181 @@
+"""Frozen projections whose products are made in 8-bit floats (`hasten.kernels.fp8`).
+
+The weights stay what they are, in 16 or 4 bits; their 8-bit form is made once (16-bit weights) or written into a shared
+buffer at every use (4-bit ones). Adapters stay in 16 bits, beside the product instead of inside it:
+
+    y = x8 W8^T s_x s_W + xA B^T        dx = z8 W8 s_z + dxA (s A)  with  z = dy s_W        dxA = dy B
+
+W8 is read by rows forward and turned round backward; the turned copy is kept or made at every use.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+
+from hasten.blocks.operand import Eight, Operand
+from hasten.blocks.quantized import Workspace
+from hasten.kernels.fp8 import op as fp8
+from hasten.kernels.nf4.op import dequantize, to_fp8
+from hasten.kernels.nf4.packed import Packed, packed_of
+
+
+@dataclass(frozen=True)
+class Weights8:
+    """A group's weights in 8 bits, with one scale per output."""
+
+    scale_N: torch.Tensor
+    ones_K: torch.Tensor
+    parts: tuple[Packed | torch.Tensor, ...]
+    """Of each projection: the packed weight, or its 8-bit rows."""
+    rows: tuple[slice, ...]
+    turned_KN: torch.Tensor | None
+    workspace: Workspace
+    impl: str
+
+    def by_rows(self) -> torch.Tensor:
+        """``[N, K]``; of 4-bit weights valid until the workspace's next use."""
+        if len(self.parts) == 1 and isinstance(self.parts[0], torch.Tensor):
+            return self.parts[0]
+        shape = len(self.scale_N), len(self.ones_K)
+        out_NK = self.workspace.take(*shape, fp8.DTYPE, self.scale_N.device)  # noqa: N806
+        for part, own in zip(self.parts, self.rows, strict=True):
+            if isinstance(part, Packed):
+                to_fp8(part, self.scale_N[own], out_NK[own], impl=self.impl)
+            else:
+                out_NK[own].view(torch.uint8).copy_(part.view(torch.uint8))
+        return out_NK
+
+    def turned(self) -> torch.Tensor:
+        """``[K, N]``, valid as above."""
+        if self.turned_KN is not None:
+            return self.turned_KN
+        shape = len(self.ones_K), len(self.scale_N)
+        out_KN = self.workspace.take(*shape, fp8.DTYPE, self.scale_N.device)  # noqa: N806
+        for part, own in zip(self.parts, self.rows, strict=True):
+            if isinstance(part, Packed):
+                to_fp8(part, self.scale_N[own], out_KN[:, own], turned=True, impl=self.impl)
+            else:
+                fp8.transpose(part, out_KN[:, own], impl=self.impl)
+        return out_KN
+
+
+@dataclass
+class Operand8(Operand):
+    """A group as one forward reads it, in 8 bits."""
+
+    weights8: Weights8 = field(kw_only=True)
+    kept_B: torch.Tensor | None = field(kw_only=True)
+    """``[N, P]``."""
+
+    @property
+    def B_NP(self) -> torch.Tensor | None:  # noqa: N802
+        """``[N, P]``: B of all adapters."""
+        return self.kept_B
+
+    def weight_NKP(self) -> torch.Tensor:  # noqa: N802
+        """Not there: weight and adapters are not one product."""
+        raise NotImplementedError
+
+    def cast(self, dtype: torch.dtype) -> Operand8:
+        """The same, computed in another dtype."""
+        A, B = (None if part is None else part.to(dtype) for part in (self.A_PK, self.kept_B))  # noqa: N806
+        return replace(self, dtype=dtype, A_PK=A, kept_B=B)
+
+    def new_eight(self, rows: int, like: torch.Tensor) -> Eight | None:
+        """Where whoever makes the input writes it in 8 bits."""
+        return fp8.new_rows(rows, self.width, like.device)
+
+    def forward(self, x_MKP: torch.Tensor, eight: Eight | None = None) -> torch.Tensor:
+        """``y [M, N]``; see `Operand.forward`."""
+        own = self.weights8
+        x8_MK, scale_M1 = fp8.quantize_rows(x_MKP[:, : self.width], impl=own.impl) if eight is None else eight
+        y_MN = fp8.product(x8_MK, scale_M1, own.by_rows(), own.scale_N, dtype=self.dtype)
+        if self.bias_N is not None:
+            y_MN += self.bias_N
+        if self.A_PK is not None and self.kept_B is not None:
+            torch.mm(x_MKP[:, : self.width], self.A_PK.t(), out=x_MKP[:, self.width :])
+            used = self.occupied
+            y_MN.addmm_(x_MKP[:, self.width : self.width + used], self.kept_B[:, :used].t())
+        return y_MN
+
+    def input_gradient(self, dy_MN: torch.Tensor, *, need_dx: bool = True) -> tuple[torch.Tensor | None, torch.Tensor]:
+        """See `Operand.input_gradient`."""
+        return super().input_gradient(dy_MN) if need_dx else (None, self._widened_gradient(dy_MN))
+
+    def parts_of_input_gradient(self, dy_MN: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """See `Operand.parts_of_input_gradient`; two buffers here."""
+        own = self.weights8
+        z8_MN, scale_M1 = fp8.quantize_rows(dy_MN, own.scale_N, impl=own.impl)
+        dx_MK = fp8.product(z8_MN, scale_M1, own.turned(), own.ones_K, dtype=self.dtype)
+        return dx_MK, self._widened_gradient(dy_MN)
+
+    def _widened_gradient(self, dy_MN: torch.Tensor) -> torch.Tensor:
+        return dy_MN.new_empty((len(dy_MN), 0)) if self.kept_B is None else dy_MN @ self.kept_B
+
+
+def refusal(weights: tuple[Any, ...]) -> str | None:
+    """Why a group's products stay in 16 bits, or None.
+
+    Args:
+        weights: its projections' parameters.
+    """
+    if any(weight.requires_grad for weight in weights):
+        return "weights are trained"
+    packed = [packed_of(weight) for weight in weights]
+    shapes = [weight.shape if part is None else part.shape for weight, part in zip(weights, packed, strict=True)]
+    odd = [width for shape in shapes for width in shape if width % fp8.MULTIPLE]
+    return f"widths are no multiples of {fp8.MULTIPLE} ({odd[0]})" if odd else None
+
+
+def weights_in_8_bits(
+    weights: tuple[torch.Tensor | Packed, ...],
+    rows: tuple[slice, ...],
+    width: int,
+    workspaces: tuple[Workspace, Workspace],
+    *,
+    turned: bool,
+    impl: str,
+) -> Weights8:
+    """Quantize a group.
+
+    Args:
+        weights: 16-bit ``[N_i, K]``, or packed.
+        rows: of each in the group.
+        width: K.
+        workspaces: where 16-bit values and 8-bit values are for a moment.
+        turned: whether a turned copy of 16-bit weights is kept.
+        impl: which kernels run.
+    """
+    first = weights[0]
+    device = first.codes.device if isinstance(first, Packed) else first.device
+    scale_N = torch.empty(rows[-1].stop, dtype=torch.float32, device=device)  # noqa: N806
+    all_16 = not any(isinstance(weight, Packed) for weight in weights)
+    together = torch.empty((len(scale_N), width), dtype=fp8.DTYPE, device=device) if all_16 else None
+    parts: list[Packed | torch.Tensor] = []
+    with torch.no_grad():
+        for weight, own in zip(weights, rows, strict=True):
+            if isinstance(weight, Packed):
+                wide_NK = workspaces[0].take(*weight.shape, weight.dtype, device)  # noqa: N806
+                dequantize(weight, wide_NK, impl=impl)
+                _, scale_N1 = fp8.quantize_rows(wide_NK, impl=impl)  # noqa: N806
+                parts.append(weight)
+            else:
+                eight_NK, scale_N1 = fp8.quantize_rows(weight.detach(), impl=impl)  # noqa: N806
+                if together is not None:
+                    together[own].view(torch.uint8).copy_(eight_NK.view(torch.uint8))
+                parts.append(eight_NK)
+            scale_N[own] = scale_N1[:, 0]
+    if together is not None:
+        parts, rows = [together], (slice(0, len(scale_N)),)
+    return Weights8(
+        scale_N=scale_N,
+        ones_K=torch.ones(width, device=device),
+        parts=tuple(parts),
+        rows=rows,
+        turned_KN=fp8.transpose(together, impl=impl) if turned and together is not None else None,
+        workspace=workspaces[1],
+        impl=impl,
+    )

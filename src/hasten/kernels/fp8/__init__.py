@@ -1,0 +1,1 @@
+"""Products in 8-bit floats: rows quantized with one scale each."""
