@@ -160,7 +160,7 @@ def make_step(spec: dict[str, Any], model: Any, batch: torch.Tensor) -> Any:
         named = arm.removesuffix("-fp8").partition("-")[2]
         policy: Any = {"": "keep", "launched": "keep", "qlora": "offload", "qlora-free": "keep"}.get(named, named)
         set_policies(model, [policy] * applied.of)
-        return _packed_step(model, batch, replayed=policy != "offload" and named != "launched")
+        return _packed_step(model, batch, replayed=named != "launched")
     if checkpointed:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         model.enable_input_require_grads()

@@ -194,7 +194,6 @@ def test_micro_batches_are_replayed_on_a_gpu():
         ({"alone": False}, "several processes"),
         ({"dtype": "float32"}, "float32 asks the device"),
         ({"dtype": "float16"}, "loss scaler"),
-        ({"policies": ("keep",) * 31 + ("offload",)}, "host memory"),
         ({"free": 28 * 2**30}, "no memory for 1,024 tokens"),
     ],
 )

@@ -24,7 +24,7 @@ Compute = Literal["bf16", "fp8"]
 FP8_CAPABILITY = (8, 9)
 """The first CUDA compute capability with 8-bit products."""
 
-LOGITS_BYTES = 512 * 2**20
+LOGITS_BYTES = 256 * 2**20
 """Most bytes of logits that are in memory at once."""
 
 
@@ -229,7 +229,6 @@ def choose_replay(
         else "several processes exchange gradients" if not alone
         else f"attention in {dtype} asks the device for documents' lengths" if dtype == "float32"
         else "a loss scaler decides between steps" if dtype == "float16"
-        else "inputs of layers wait in host memory" if "offload" in policies
         else f"no memory for {least:,} tokens' activations twice" if most < least
         else ""
     )  # fmt: skip

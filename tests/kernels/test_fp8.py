@@ -5,6 +5,7 @@ import torch
 
 from hasten.kernels.fp8 import op as fp8
 from hasten.kernels.gated_activation import op as gated_activation
+from hasten.kernels.nf4 import reference
 from hasten.kernels.nf4.op import dequantize, to_fp8
 from hasten.kernels.nf4.packed import packed_of
 from hasten.kernels.rms_norm import op as rms_norm
@@ -132,9 +133,12 @@ def test_4_bit_weights_straight_to_8(device, impl, shape, nested, turned):
     values = torch.empty(shape, device=device)
     dequantize(packed, values, impl="torch")
     _, scale = fp8.quantize_rows(values, impl="torch")
+    scaled = torch.empty(shape, device=device)
+    reference.dequantize(packed, scaled, 1.0 / scale[:, 0])
+    torch.testing.assert_close(scaled, values / scale)
     out = torch.zeros(*(shape[::-1] if turned else shape), device=device).to(fp8.DTYPE)
     to_fp8(packed, scale[:, 0], out, turned=turned, impl=impl)
-    wanted = (values * (1.0 / scale)).to(fp8.DTYPE)
+    wanted = scaled.to(fp8.DTYPE)
     wanted = wanted.t() if turned else wanted
     if not interpreted(impl, device):
         assert torch.equal(bits(out), bits(wanted))

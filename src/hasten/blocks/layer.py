@@ -26,7 +26,9 @@ from hasten.blocks.attention import View
 from hasten.blocks.attention_half import AttentionCall, AttentionHalf
 from hasten.blocks.mlp_half import MlpCall, MlpHalf
 from hasten.blocks.offload import Offload
+from hasten.blocks.operand import Operand
 from hasten.blocks.packed_attention import NAME as PACKED
+from hasten.blocks.projections import ProjectionGroup
 from hasten.policies import Keeps, Policy, attention_keeps, mlp_keeps
 
 CACHES = ("cache", "past_key_values")
@@ -161,14 +163,17 @@ def run_layer(layer: Any, fast: Fast, hidden_BTD: torch.Tensor, mask: Any, kwarg
         window=fast.window if packed else None,
         dropout=layer.self_attn.attention_dropout if layer.training else 0.0,
     )
-    policy = fast.effective
+    policy, learning = fast.effective, torch.is_grad_enabled()
+
+    def read(group: ProjectionGroup) -> Operand:
+        operand = group.read(dtype)
+        return operand if learning else operand.without_gradients()
+
     with torch.autocast(device, enabled=False):
         hidden = hidden_BTD.reshape(-1, width)
-        attention = AttentionCall(
-            fast.attention.qkv.read(dtype), fast.attention.out.read(dtype), cos, sin, view, batch=batch
-        )
+        attention = AttentionCall(read(fast.attention.qkv), read(fast.attention.out), cos, sin, view, batch=batch)
         hidden = _half(fast.attention, attention, attention_keeps(policy), fast, hidden)
-        mlp = MlpCall(fast.mlp.gate_up.read(dtype), fast.mlp.down.read(dtype))
+        mlp = MlpCall(read(fast.mlp.gate_up), read(fast.mlp.down))
         hidden = _half(fast.mlp, mlp, mlp_keeps(policy), fast, hidden)
     return hidden.view(batch, tokens, width)
 

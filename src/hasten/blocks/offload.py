@@ -3,24 +3,31 @@
 Copies run on a stream of their own. The backward asks for inputs in the reverse order of the forward, so each request
 also starts the copy of the one before it: it travels while the layer computes. Not for unified memory, where both ends
 are the same memory.
+
+The n-th input of every forward waits in the same host memory, and streams wait for each other by events alone. So a
+step can be recorded (`hasten.training.replay`), and nothing is asked of the allocators in between: a tensor on its way
+out is held until the computing stream has waited for its copy, two inputs later.
 """
 
 from __future__ import annotations
 
+import weakref
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
+_ON_THEIR_WAY = 2
+"""Inputs whose copies out nobody waits for yet."""
 
-@dataclass
+
+@dataclass(eq=False)
 class Away:
     """One tensor that was moved out."""
 
     owner: Offload
     host: torch.Tensor
     device: torch.device
-    done: Any = None
     back: torch.Tensor | None = None
     arrived: Any = None
 
@@ -31,10 +38,12 @@ class Away:
         if self.device.type != "cuda":
             self.back = self.host
             return
+        self.owner.settle(0)
         stream = self.owner.stream(self.device)
-        stream.wait_event(self.done)
+        self.back = torch.empty_like(self.host, device=self.device)  # of the computing stream's memory
+        stream.wait_stream(torch.cuda.current_stream(self.device))
         with torch.cuda.stream(stream):
-            self.back = self.host.to(self.device, non_blocking=True)
+            self.back.copy_(self.host, non_blocking=True)
             self.arrived = stream.record_event()
 
     def get(self) -> torch.Tensor:
@@ -44,9 +53,7 @@ class Away:
         back = self.back
         assert back is not None
         if self.arrived is not None:
-            current = torch.cuda.current_stream(self.device)
-            current.wait_event(self.arrived)
-            back.record_stream(current)
+            torch.cuda.current_stream(self.device).wait_event(self.arrived)
         self.back = None
         return back
 
@@ -55,8 +62,15 @@ class Away:
 class Offload:
     """Keeps the order of what was moved out in one forward."""
 
-    waiting: list[Away] = field(default_factory=list)
+    waiting: list[weakref.ref[Away]] = field(default_factory=list)
+    """A forward whose graph is dropped takes its own with it."""
     streams: dict[torch.device, Any] = field(default_factory=dict)
+    leaving: list[tuple[torch.Tensor, Any]] = field(default_factory=list)
+    """Tensors on their way out, and the ends of their copies."""
+    memory: list[torch.Tensor] = field(default_factory=list)
+    """Pinned bytes of the n-th input."""
+    outgrown: list[torch.Tensor] = field(default_factory=list)
+    """Smaller ones of earlier: recordings know their addresses."""
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Offload:
         """A copied model starts with nothing on its way."""
@@ -70,26 +84,44 @@ class Offload:
 
     def put(self, tensor: torch.Tensor) -> Away:
         """Start moving a tensor out; its memory is free when the copy is done."""
+        tensor = tensor.detach()
+        self.waiting = [one for one in self.waiting if one() is not None]
         if not tensor.is_cuda:
-            away = Away(self, tensor.detach(), tensor.device)
-            self.waiting.append(away)
-            return away
+            return self._waiting(Away(self, tensor, tensor.device))
         stream = self.stream(tensor.device)
-        host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+        host = self._host(len(self.waiting), tensor)
         stream.wait_stream(torch.cuda.current_stream(tensor.device))
         with torch.cuda.stream(stream):
-            host.copy_(tensor.detach(), non_blocking=True)
-            done = stream.record_event()
-        tensor.record_stream(stream)
-        away = Away(self, host, tensor.device, done)
-        self.waiting.append(away)
-        return away
+            host.copy_(tensor, non_blocking=True)
+            self.leaving.append((tensor, stream.record_event()))
+        self.settle(_ON_THEIR_WAY)
+        return self._waiting(Away(self, host, tensor.device))
+
+    def settle(self, most: int) -> None:
+        """The computing stream waits for all copies out but the last `most`; their tensors' memory is free."""
+        while len(self.leaving) > most:
+            tensor, done = self.leaving.pop(0)
+            torch.cuda.current_stream(tensor.device).wait_event(done)
 
     def before(self, away: Away) -> None:
         """Start the copy of what was put before `away`, which is forgotten here."""
-        place = next((place for place, one in enumerate(self.waiting) if one is away), None)
+        place = next((place for place, one in enumerate(self.waiting) if one() is away), None)
         if place is None:
             return
         del self.waiting[place:]
-        if self.waiting:
-            self.waiting[-1].fetch()
+        if self.waiting and (last := self.waiting[-1]()) is not None:
+            last.fetch()
+
+    def _waiting(self, away: Away) -> Away:
+        self.waiting.append(weakref.ref(away))
+        return away
+
+    def _host(self, place: int, like: torch.Tensor) -> torch.Tensor:
+        needed = like.numel() * like.element_size()
+        if place == len(self.memory):
+            self.memory.append(torch.empty(needed, dtype=torch.uint8, pin_memory=True))
+        elif self.memory[place].numel() < needed:  # at least doubled: what is outgrown stays less than what is in use
+            self.outgrown.append(self.memory[place])
+            size = max(needed, 2 * self.memory[place].numel())
+            self.memory[place] = torch.empty(size, dtype=torch.uint8, pin_memory=True)
+        return self.memory[place][:needed].view(like.dtype).view(like.shape)

@@ -72,6 +72,10 @@ class Operand:
         """``[M, K + P]``, unwritten: whoever makes the input writes the first K columns."""
         return torch.empty((rows, self.width + self.widened), dtype=self.dtype, device=like.device)
 
+    def without_gradients(self) -> Operand:
+        """The same, for a forward that nothing is learnt from."""
+        return self
+
     def new_eight(self, rows: int, like: torch.Tensor) -> Eight | None:
         """Where whoever makes the input writes it in 8 bits, ``[M, K]`` and its scales; None: not wanted."""
         return None

@@ -14,7 +14,9 @@ def quantize_rows(x_MK: torch.Tensor, factor_K: torch.Tensor | None, out: torch.
     values = x_MK.float()
     if factor_K is not None:
         values = values * factor_K
-    scale = (values.abs().amax(1, keepdim=True) / LARGEST).clamp_min(SMALLEST_SCALE)
+    largest = values.abs().amax(1, keepdim=True)
+    # By a tensor: torch multiplies with a plain number's reciprocal instead, which rounds otherwise.
+    scale = (largest / torch.full_like(largest, LARGEST)).clamp_min(SMALLEST_SCALE)
     scale_M1.copy_(scale)
     out.copy_((values * (1.0 / scale)).to(torch.float8_e4m3fn))
 

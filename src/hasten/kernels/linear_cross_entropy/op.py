@@ -16,7 +16,7 @@ from hasten.kernels.choice import Impl, accumulation_dtype, choose
 from hasten.kernels.linear_cross_entropy import reference
 from hasten.kernels.linear_cross_entropy.reference import RowMath
 
-CHUNK_BYTES = 512 * 2**20
+CHUNK_BYTES = 256 * 2**20
 """Most bytes of logits in memory at a time: products of a few thousand rows keep a large GPU busy."""
 
 ALIGNMENT = 64

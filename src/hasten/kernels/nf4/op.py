@@ -47,7 +47,7 @@ def to_fp8(
 ) -> None:
     """Write a 4-bit weight in 8 bits, for products with one scale per row (`hasten.kernels.fp8`).
 
-    Numerics: ``level · absmax · (1 / scale)`` in float32, one rounding to e4m3.
+    Numerics: ``level · (absmax · (1 / scale))`` in float32, one rounding to e4m3.
 
     Args:
         packed: the weight ``[N, K]``.
@@ -63,7 +63,6 @@ def to_fp8(
 
         kernels.to_fp8(packed, inverse_N, out, turned)
         return
-    values_NK = torch.empty(packed.shape, dtype=torch.float32, device=out.device)
-    reference.dequantize(packed, values_NK)
-    eight_NK = (values_NK * inverse_N[:, None]).to(out.dtype)
+    eight_NK = torch.empty(packed.shape, dtype=out.dtype, device=out.device)
+    reference.dequantize(packed, eight_NK, inverse_N)
     out.view(torch.uint8).copy_((eight_NK.t() if turned else eight_NK).view(torch.uint8))

@@ -16,9 +16,11 @@ def scales(packed: Packed) -> torch.Tensor:
     return values * nested.absmax.repeat_interleave(nested.blocksize)[: len(values)] + nested.mean
 
 
-def dequantize(packed: Packed, out: torch.Tensor) -> None:
-    """Writes the weight to `out` ``[N, K]``."""
+def dequantize(packed: Packed, out: torch.Tensor, factor_N: torch.Tensor | None = None) -> None:  # noqa: N803
+    """Writes the weight to `out` ``[N, K]``, its scales times a factor per row where that is given."""
     codes = packed.codes
     values = packed.levels[torch.stack((codes >> 4, codes & 15), dim=1).view(-1).long()]
     per_value = scales(packed).repeat_interleave(packed.blocksize)[: len(values)]
+    if factor_N is not None:
+        per_value = per_value * factor_N.repeat_interleave(packed.shape[1])
     out.copy_((values * per_value).view(packed.shape))

@@ -78,21 +78,31 @@ def nf4_dequantize_kernel(
 def nf4_to_fp8_kernel(
     codes_ptr, absmax_ptr, levels_ptr, absmax8_ptr, levels8_ptr, mean_ptr, inverse_ptr, out_ptr,
     N, HALF, TILES, out_n,
-    BLOCKSIZE: tl.constexpr, BLOCKSIZE8: tl.constexpr, NESTED: tl.constexpr, TURNED: tl.constexpr,
-    ROWS: tl.constexpr, BYTES: tl.constexpr,
+    BLOCKSIZE: tl.constexpr, BLOCKSIZE8: tl.constexpr, NESTED: tl.constexpr, WHOLE: tl.constexpr,
+    TURNED: tl.constexpr, ROWS: tl.constexpr, BYTES: tl.constexpr,
 ):  # fmt: skip
     program = tl.program_id(0)
     row = (program // TILES).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     byte = (program % TILES) * BYTES + tl.arange(0, BYTES)
     place = row[:, None] * HALF + byte[None, :]
     mask = (row < N)[:, None] & (byte < HALF)[None, :]
-    scale = _scale(
-        place * 2 // BLOCKSIZE, mask, absmax_ptr, absmax8_ptr, levels8_ptr, mean_ptr, BLOCKSIZE8, NESTED
-    )  # fmt: skip
     inverse = tl.load(inverse_ptr + row, mask=row < N, other=0.0)[:, None]
+    if WHOLE:  # rows are whole blocks: one scale for all bytes of a block
+        own = (program % TILES) * (2 * BYTES // BLOCKSIZE) + tl.arange(0, 2 * BYTES // BLOCKSIZE)
+        inside_row = (row < N)[:, None] & (own * BLOCKSIZE < 2 * HALF)[None, :]
+        block = row[:, None] * (2 * HALF // BLOCKSIZE) + own[None, :]
+        scales = inverse * _scale(
+            block, inside_row, absmax_ptr, absmax8_ptr, levels8_ptr, mean_ptr, BLOCKSIZE8, NESTED
+        )  # fmt: skip
+        spread = tl.broadcast_to(scales[:, :, None], (ROWS, 2 * BYTES // BLOCKSIZE, BLOCKSIZE // 2))
+        scale = tl.reshape(spread, (ROWS, BYTES))
+    else:
+        scale = inverse * _scale(
+            place * 2 // BLOCKSIZE, mask, absmax_ptr, absmax8_ptr, levels8_ptr, mean_ptr, BLOCKSIZE8, NESTED
+        )  # fmt: skip
     pair = tl.load(codes_ptr + place, mask=mask, other=0).to(tl.int32)
-    first = (tl.load(levels_ptr + (pair >> 4)) * scale * inverse).to(out_ptr.dtype.element_ty)
-    second = (tl.load(levels_ptr + (pair & 15)) * scale * inverse).to(out_ptr.dtype.element_ty)
+    first = (tl.load(levels_ptr + (pair >> 4)) * scale).to(out_ptr.dtype.element_ty)
+    second = (tl.load(levels_ptr + (pair & 15)) * scale).to(out_ptr.dtype.element_ty)
     column = (program % TILES) * (2 * BYTES) + tl.arange(0, 2 * BYTES)
     both = tl.interleave(first, second)
     if TURNED:
@@ -103,18 +113,24 @@ def nf4_to_fp8_kernel(
         tl.store(out_ptr + row[:, None] * out_n + column[None, :], both, mask=inside)
 
 
+def pick_tile(turned: bool) -> tuple[int, int, int]:
+    """Rows and bytes of a tile, warps: 128 bytes of a turned row; 2 KB of codes."""
+    return (128, 32, 8) if turned else (4, 512, 4)
+
+
 def to_fp8(packed: Packed, inverse_N: torch.Tensor, out: torch.Tensor, turned: bool) -> None:  # noqa: N803
     """See `op.to_fp8`."""
     rows, columns = packed.shape
     nested = packed.nested
-    tile_rows, tile_bytes = (64, 32) if turned else (8, 256)
+    tile_rows, tile_bytes, warps = pick_tile(turned)
+    whole = columns % packed.blocksize == 0 and 2 * tile_bytes % packed.blocksize == 0
     tiles = triton.cdiv(columns // 2, tile_bytes)
     nf4_to_fp8_kernel[(triton.cdiv(rows, tile_rows) * tiles,)](
         packed.codes, packed.absmax, packed.levels,
         nested.absmax if nested else None, nested.levels if nested else None, nested.mean if nested else None,
         inverse_N, out, rows, columns // 2, tiles, out.stride(0),
         BLOCKSIZE=packed.blocksize, BLOCKSIZE8=nested.blocksize if nested else 1, NESTED=nested is not None,
-        TURNED=turned, ROWS=tile_rows, BYTES=tile_bytes, num_warps=4, enable_fp_fusion=False,
+        WHOLE=whole, TURNED=turned, ROWS=tile_rows, BYTES=tile_bytes, num_warps=warps, enable_fp_fusion=False,
     )  # fmt: skip
 
 
