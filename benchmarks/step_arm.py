@@ -17,6 +17,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
+from card import watched
 
 SHAPES: dict[str, dict[str, Any]] = {
     "8b": {
@@ -243,11 +244,13 @@ def measure(spec: dict[str, Any]) -> dict[str, Any]:
         if number == 0:
             first = time.perf_counter() - started
         times.append(time.perf_counter() - begun)
-    begun = time.perf_counter()
-    for _ in range(spec["steps"]):  # as a training loop runs: nobody waits between steps
-        losses.append(whole())
-    _wait(device)
-    running = (time.perf_counter() - begun) / spec["steps"]
+    card: dict[str, float] = {}
+    with watched(card):
+        begun = time.perf_counter()
+        for _ in range(spec["steps"]):  # as a training loop runs: nobody waits between steps
+            losses.append(whole())
+        _wait(device)
+        running = (time.perf_counter() - begun) / spec["steps"]
     steady = sorted(times[spec["warmup"] :])
     tokens = batch.numel()
     median = statistics.median(steady)
@@ -267,6 +270,8 @@ def measure(spec: dict[str, Any]) -> dict[str, Any]:
         "loss_last": float(losses[-1]),
         "grad_norm": norm,
     }
+    if card:
+        result["card"] = card
     if device == "cuda":
         result["peak_allocated_gb"] = torch.cuda.max_memory_allocated() / 1e9
         result["peak_reserved_gb"] = torch.cuda.max_memory_reserved() / 1e9

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from hasten.errors import ConfigError
+from hasten.errors import CapabilityError, ConfigError
 from hasten.families.base import GENERIC, family_of
 from hasten.hardware.probe import Hardware
 from hasten.plan import (
@@ -17,6 +17,7 @@ from hasten.plan import (
     choose_dtype,
     choose_kernels,
     choose_replay,
+    choose_turned,
     make_plan,
 )
 from hasten.policies import Widths, kept_bytes, working_bytes
@@ -64,6 +65,28 @@ def test_half_precision_on_a_cpu_is_refused():
 def test_an_unknown_dtype_is_refused_with_the_nearest():
     with pytest.raises(ConfigError, match="'bfloat'.*Allowed: auto, bfloat16.*Did you mean 'bfloat16'"):
         choose_dtype(SPARK, "bfloat")
+
+
+def test_8_bit_products_are_refused_with_the_reason():
+    fp8 = Request(compute="fp8")
+    with pytest.raises(CapabilityError, match="'fp8' on Some CPU .no GPU.*8.9.*Use 'bf16'"):
+        make_plan(CPU, LLAMA, "llama", fp8)
+    with pytest.raises(CapabilityError, match="'fp8' on Tesla T4 .compute capability 7.5"):
+        make_plan(OLD, LLAMA, "llama", fp8)
+    with pytest.raises(ConfigError, match="'fp8' with model.dtype 'float16'.*bfloat16"):
+        make_plan(SPARK, LLAMA, "llama", dataclasses.replace(fp8, dtype="float16"))
+    with pytest.raises(ConfigError, match="'unheard_of' has none yet"):
+        make_plan(SPARK, family_of("unheard_of"), "unheard_of", fp8)
+    assert make_plan(SPARK, LLAMA, "llama", fp8).compute == "fp8"
+    assert make_plan(CPU, LLAMA, "llama", Request()).compute == "bf16"
+
+
+def test_a_turned_copy_is_kept_where_half_of_the_memory_remains():
+    turned, said = choose_turned(7 * 10**9, 40 * 10**9)
+    assert turned and said.choice == "fp8" and "13.0 GiB for two copies" in said.why
+    turned, said = choose_turned(7 * 10**9, 20 * 10**9)
+    assert not turned and "6.5 GiB for one copy" in said.why
+    assert "4-bit weights" in choose_turned(0, 20 * 10**9)[1].why
 
 
 def test_rows_are_packed_where_a_test_proves_it():

@@ -3,7 +3,8 @@
     python benchmarks/run.py precision rows=alpaca.json [steps=200]
 
 Four runs that differ in nothing else: frozen weights in 16 bits or NF4, their products in bfloat16 or in 8-bit floats.
-Raises where 8-bit products end more than half a percent above bfloat16's.
+Held-out loss is measured as everywhere, with the weights as they are kept; losses of steps are those of the products that
+are learnt with. Raises where runs with 8-bit products end more than half a percent above bfloat16's.
 """
 
 from __future__ import annotations
@@ -43,10 +44,17 @@ def run(rows: str, steps: int = 200, heldout: int = 200) -> dict[str, Any]:
             "losses": result.losses,
         }
         print(name, {key: value for key, value in found[name].items() if key != "losses"}, file=sys.stderr, flush=True)
-    excess = {
-        arm: found[arm]["heldout_loss_after"] / found[base]["heldout_loss_after"] - 1.0
-        for arm, base in (("fp8", "bf16"), ("nf4-fp8", "nf4"))
-    }
+    excess, of_steps = (
+        {arm: found[arm][key] / found[base][key] - 1.0 for arm, base in (("fp8", "bf16"), ("nf4-fp8", "nf4"))}
+        for key in ("heldout_loss_after", "mean_of_last_20")
+    )
     if not max(excess.values()) <= ALLOWED:
         raise SystemExit(f"8-bit products end higher than allowed ({ALLOWED:.1%}): {excess}")
-    return {"steps": steps, "rows": Path(rows).name, "allowed": ALLOWED, "excess": excess, "arms": found}
+    return {
+        "steps": steps,
+        "rows": Path(rows).name,
+        "allowed": ALLOWED,
+        "excess": excess,
+        "excess_of_steps": of_steps,
+        "arms": found,
+    }

@@ -7,7 +7,8 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
 
-from hasten.blocks.apply import apply, refused_in_training, remove, set_policies, widths_of
+from hasten.blocks.apply import apply, kept_values, refused_in_training, remove, set_policies, widths_of
+from hasten.blocks.projections import Compute8
 from hasten.blocks.quantized import Workspace
 from hasten.policies import POLICIES
 from support import tiny
@@ -173,3 +174,32 @@ def test_other_4_bit_layouts_run_plain_and_say_so():
     applied = apply(adapted(base))
     assert not applied.complete
     assert "Linear4bit weights" in applied.line()
+
+
+def test_8_bit_products_of_4_bit_weights():
+    """The same numbers as 8-bit products of the 16-bit values that the 4-bit weights stand for."""
+    model = adapted(quantize(tiny.llama())).train()
+    wide = copy.deepcopy(model)
+    for name, module in list(wide.named_modules()):
+        if isinstance(module, bitsandbytes.nn.Linear4bit):
+            made = nn.Linear(module.in_features, module.out_features, bias=module.bias is not None)
+            made.weight.data = bitsandbytes.functional.dequantize_4bit(module.weight.data, module.weight.quant_state)
+            parent, _, own = name.rpartition(".")
+            setattr(wide.get_submodule(parent), own, made.requires_grad_(False))
+    ids = torch.randint(0, 100, (2, 24))
+    results = []
+    for one in (model, wide):
+        applied = apply(one, compute8=Compute8())
+        assert applied.layers == applied.of and not applied.refused_8
+        loss = one(input_ids=ids, labels=ids, use_cache=False).loss
+        loss.backward()
+        with torch.no_grad():
+            unlearnt = one(input_ids=ids, labels=ids, use_cache=False).loss
+        results.append((loss, unlearnt, {name: part.grad for name, part in one.named_parameters() if "lora" in name}))
+    (loss, unlearnt, own), (wanted, wanted_unlearnt, theirs) = results
+    torch.testing.assert_close(loss, wanted, rtol=1e-4, atol=0)  # a value between two steps of 8 bits may take either
+    torch.testing.assert_close(unlearnt, wanted_unlearnt)  # no 8-bit values here
+    assert loss != unlearnt
+    for name, gradient in own.items():
+        assert (gradient - theirs[name]).norm() <= 0.05 * theirs[name].norm(), name
+    assert kept_values(model) == 0 < kept_values(wide)

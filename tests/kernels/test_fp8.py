@@ -137,7 +137,7 @@ def test_4_bit_weights_straight_to_8(device, impl, shape, nested, turned):
     reference.dequantize(packed, scaled, 1.0 / scale[:, 0])
     torch.testing.assert_close(scaled, values / scale)
     out = torch.zeros(*(shape[::-1] if turned else shape), device=device).to(fp8.DTYPE)
-    to_fp8(packed, scale[:, 0], out, turned=turned, impl=impl)
+    to_fp8(packed, 1.0 / scale[:, 0], out, turned=turned, impl=impl)
     wanted = scaled.to(fp8.DTYPE)
     wanted = wanted.t() if turned else wanted
     if not interpreted(impl, device):

@@ -97,6 +97,30 @@ def test_recordings_are_forgotten_where_what_they_depend_on_changes(tiny_values)
 
 
 @pytest.mark.gpu
+def test_inputs_that_wait_in_host_memory_are_recorded_too(tiny_values):
+    def offload(trainer):
+        set_policies(trainer.model, ["offload"] * trainer.model.config.num_hidden_layers)
+
+    tiny_values["training"] |= {"steps": 16, "deterministic": True}
+    replayed, trainer = run(tiny_values, replayed=True, change=offload)
+    launched, _ = run(tiny_values, replayed=False)
+    assert trainer.replay.replayed >= 8 and not trainer.replay.stopped
+    assert replayed.losses == launched.losses
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("four_bit", [False, True])
+def test_8_bit_products_are_recorded_too(tiny_values, four_bit):
+    tiny_values["training"] |= {"steps": 16, "deterministic": True}
+    tiny_values["model"] |= {"compute": "fp8", "load_in_4bit": four_bit}
+    replayed, trainer = run(tiny_values, replayed=True)
+    launched, _ = run(tiny_values, replayed=False)
+    assert trainer.replay.replayed >= 8 and not trainer.replay.stopped
+    assert replayed.losses == launched.losses
+    assert replayed.heldout_loss_after == launched.heldout_loss_after < replayed.heldout_loss_before
+
+
+@pytest.mark.gpu
 def test_what_waits_for_the_device_is_never_recorded():
     weight = torch.nn.Parameter(torch.ones(4, device="cuda"))
 

@@ -31,6 +31,8 @@ class Weights8:
     """A group's weights in 8 bits, with one scale per output."""
 
     scale_N: torch.Tensor
+    inverse_N: torch.Tensor
+    """One over each scale."""
     ones_K: torch.Tensor
     parts: tuple[Packed | torch.Tensor, ...]
     """Of each projection: the packed weight, or its 8-bit rows."""
@@ -54,7 +56,7 @@ class Weights8:
         out_NK = self.workspaces[1].take(*shape, fp8.DTYPE, self.scale_N.device)  # noqa: N806
         for part, own in zip(self.parts, self.rows, strict=True):
             if isinstance(part, Packed):
-                to_fp8(part, self.scale_N[own], out_NK[own], impl=self.impl)
+                to_fp8(part, self.inverse_N[own], out_NK[own], impl=self.impl)
             else:
                 out_NK[own].view(torch.uint8).copy_(part.view(torch.uint8))
         return out_NK
@@ -67,7 +69,7 @@ class Weights8:
         out_KN = self.workspaces[1].take(*shape, fp8.DTYPE, self.scale_N.device)  # noqa: N806
         for part, own in zip(self.parts, self.rows, strict=True):
             if isinstance(part, Packed):
-                to_fp8(part, self.scale_N[own], out_KN[:, own], turned=True, impl=self.impl)
+                to_fp8(part, self.inverse_N[own], out_KN[:, own], turned=True, impl=self.impl)
             else:
                 fp8.transpose(part, out_KN[:, own], impl=self.impl)
         return out_KN
@@ -200,6 +202,7 @@ def weights_in_8_bits(
         parts, rows = [together], (slice(0, len(scale_N)),)
     return Weights8(
         scale_N=scale_N,
+        inverse_N=1.0 / scale_N,
         ones_K=torch.ones(width, device=device),
         parts=tuple(parts),
         rows=rows,

@@ -43,20 +43,19 @@ def dequantize(
 
 
 def to_fp8(
-    packed: Packed, scale_N: torch.Tensor, out: torch.Tensor, *, turned: bool = False, impl: str = "auto"
+    packed: Packed, inverse_N: torch.Tensor, out: torch.Tensor, *, turned: bool = False, impl: str = "auto"
 ) -> None:
     """Write a 4-bit weight in 8 bits, for products with one scale per row (`hasten.kernels.fp8`).
 
-    Numerics: ``level · (absmax · (1 / scale))`` in float32, one rounding to e4m3.
+    Numerics: ``level · (absmax · inverse)`` in float32, one rounding to e4m3.
 
     Args:
         packed: the weight ``[N, K]``.
-        scale_N: float32 ``[N]``.
+        inverse_N: float32 ``[N]``, one over each row's scale.
         out: float8_e4m3fn ``[N, K]``, or ``[K, N]`` where `turned`; any row stride.
         turned: whether rows become columns.
         impl: ``torch``, ``triton``, or ``auto``: Triton on a GPU.
     """
-    inverse_N = 1.0 / scale_N
     even = packed.shape[1] % 2 == 0 and packed.blocksize % 2 == 0
     if even and packed.shape[0] and choose(impl, out) == "triton":
         from hasten.kernels.nf4 import triton as kernels
