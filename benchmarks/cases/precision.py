@@ -3,8 +3,8 @@
     python benchmarks/run.py precision rows=alpaca.json [steps=200]
 
 Four runs that differ in nothing else: frozen weights in 16 bits or NF4, their products in bfloat16 or in 8-bit floats.
-Held-out loss is measured as everywhere, with the weights as they are kept; losses of steps are those of the products that
-are learnt with. Raises where runs with 8-bit products end more than half a percent above bfloat16's.
+Held-out loss is measured as everywhere, with the weights as they are kept; losses of steps are those of the products
+that are learnt with. Raises where runs with 8-bit products end more than half a percent above bfloat16's.
 """
 
 from __future__ import annotations
