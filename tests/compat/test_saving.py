@@ -1,8 +1,11 @@
 import json
+import re
+import shutil
 from types import SimpleNamespace
 
 import pytest
 import torch
+from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from compat.conftest import moved
@@ -17,6 +20,12 @@ IDS = torch.arange(3, 30)[None]
 def logits(model):
     with torch.no_grad():
         return model.eval()(IDS).logits.float()
+
+
+def dequantized(weight):
+    from bitsandbytes.functional import dequantize_4bit
+
+    return dequantize_4bit(weight.data, weight.quant_state).float()
 
 
 def plain(folder):
@@ -69,14 +78,98 @@ def test_tied_stays_tied(adapted, tmp_path):
     assert again.lm_head.weight.data_ptr() == again.model.embed_tokens.weight.data_ptr()
 
 
-def test_merge_from_four_bit(tmp_path):
-    pytest.importorskip("bitsandbytes")
+@pytest.fixture
+def four_bit(tmp_path):
+    """An adapted 4-bit model, its tokenizer and the folder that it was made from."""
+    pytest.importorskip("bitsandbytes", reason="4-bit weights are bitsandbytes'")
     folder = tiny.save_model(tmp_path / "base", tiny.llama(tied=False))
     model, tokenizer = FastLanguageModel.from_pretrained(str(folder))
-    model = moved(FastLanguageModel.get_peft_model(model, r=4, lora_alpha=16))
-    model.save_pretrained_merged(str(tmp_path / "exact"), tokenizer, dtype="float32")
+    return moved(FastLanguageModel.get_peft_model(model, r=4, lora_alpha=16)), tokenizer, folder
+
+
+def test_merge_from_four_bit(four_bit, tmp_path, capsys):
+    model, tokenizer, _ = four_bit
+    model.save_pretrained_merged(str(tmp_path / "exact"), tokenizer, dtype="float32", base_weights="quantized")
     assert "quantization_config" not in json.loads((tmp_path / "exact" / "config.json").read_text())
     torch.testing.assert_close(logits(plain(tmp_path / "exact")), logits(model), atol=1e-4, rtol=0)
+    assert "what the adapter was trained on" in capsys.readouterr().err
+
+
+def test_merge_into_what_four_bits_were_made_from(four_bit, tmp_path, capsys):
+    model, tokenizer, folder = four_bit
+    model.save_pretrained_merged(str(tmp_path / "merged"), tokenizer, dtype="float32")
+    said = capsys.readouterr().err
+    assert f"the 16-bit weights of {folder}, another base" in said and "no original" not in said
+    away = float(re.search(r"4-bit weights are ([0-9.]+)% away", said)[1])
+    assert 5 < away < 15  # NF4 with blocks of 64 loses 9 % of normal values
+    model.save_pretrained(tmp_path / "adapter")
+    wide = PeftModel.from_pretrained(plain(folder).float(), tmp_path / "adapter")
+    torch.testing.assert_close(logits(plain(tmp_path / "merged")), logits(wide), atol=1e-5, rtol=0)
+
+
+def test_originals_that_are_gone(four_bit, tmp_path, capsys):
+    model, tokenizer, folder = four_bit
+    shutil.rmtree(folder)
+    with pytest.raises(ConfigError, match="base_weights: 'original'.*no 16-bit weights.*Use 'quantized'"):
+        model.save_pretrained_merged(str(tmp_path / "merged"), tokenizer, base_weights="original")
+    with pytest.raises(ConfigError, match="base_weights: 'orginal'.*Did you mean 'original'"):
+        model.save_pretrained_merged(str(tmp_path / "merged"), tokenizer, base_weights="orginal")
+    assert not (tmp_path / "merged").exists()
+    model.save_pretrained_merged(str(tmp_path / "merged"), tokenizer)
+    assert "what the adapter was trained on" in capsys.readouterr().err
+
+
+def share_of(model, folder):
+    """How much of the adapter is in a saved 4-bit folder."""
+    again, arrived, sent = plain(folder), 0.0, 0.0
+    for name, live in model.get_base_model().named_modules():
+        if hasattr(live, "get_delta_weight"):
+            update = live.get_delta_weight("default").float()
+            moved_by = dequantized(again.get_submodule(name).weight) - dequantized(live.base_layer.weight)
+            arrived, sent = arrived + (moved_by * update).sum(), sent + update.square().sum()
+    return float(arrived / sent)
+
+
+@pytest.fixture
+def slightly_adapted(four_bit):
+    """The same with an update that is small beside the steps of 4 bits, as updates are."""
+    for name, weight in four_bit[0].named_parameters():
+        if "lora_B" in name:
+            weight.data *= 0.01
+    return four_bit
+
+
+def test_a16_a_merge_into_four_bits_says_what_survives(slightly_adapted, tmp_path, capsys):
+    model, tokenizer, _ = slightly_adapted
+    values = {"save_method": "merged_4bit", "base_weights": "quantized"}
+    refusal = r"'merged_4bit': (-?\d+)% of what the adapter learnt.*merged_4bit_forced"
+    with pytest.raises(CapabilityError, match=refusal) as no:
+        model.save_pretrained_merged(str(tmp_path / "no"), tokenizer, **values)
+    assert not (tmp_path / "no").exists()
+    share = int(re.search(r"(-?\d+)%", str(no.value))[1])
+    assert share < 50
+    model.save_pretrained_merged(str(tmp_path / "forced"), tokenizer, **values | {"save_method": "merged_4bit_forced"})
+    assert f"{share}% of what the adapter learnt is left" in capsys.readouterr().err
+    assert share_of(model, tmp_path / "forced") == pytest.approx(share / 100, abs=0.05)  # saved from bfloat16
+    config = json.loads((tmp_path / "forced" / "config.json").read_text())["quantization_config"]
+    assert config["bnb_4bit_quant_type"] == "nf4" and "lm_head" in config["llm_int8_skip_modules"]
+    assert type(plain(tmp_path / "forced").model.layers[0].self_attn.q_proj).__name__ == "Linear4bit"
+    assert (tmp_path / "forced" / "tokenizer.json").exists()
+
+
+def test_added_to_the_originals_an_update_survives_four_bits(four_bit, tmp_path, capsys):
+    model, tokenizer, _ = four_bit
+    model.save_pretrained_merged(str(tmp_path / "merged"), tokenizer, save_method="merged_4bit")
+    said = capsys.readouterr().err
+    share = int(re.search(r"(\d+)% of what the adapter learnt is left", said)[1])
+    assert share >= 90 and "another base" in said
+    assert share_of(model, tmp_path / "merged") == pytest.approx(share / 100, abs=0.05)
+
+
+def test_a_16_bit_model_is_not_merged_into_four_bits(tiny_model_folder, tmp_path):
+    model, tokenizer = make(tiny_model_folder, r=4)
+    with pytest.raises(ConfigError, match="loaded in 4 bits.*hasten quantize"):
+        model.save_pretrained_merged(str(tmp_path / "no"), tokenizer, save_method="merged_4bit_forced")
 
 
 def test_float16_stays_float16(tiny_model_folder, tmp_path):
@@ -160,7 +253,7 @@ def test_lora_of_a_plain_model(loaded, tmp_path):
 @pytest.mark.parametrize(
     ("method", "error", "words"),
     [
-        ("merged_4bit", CapabilityError, "'merged_4bit'.*Use 'merged_16bit' or 'lora'"),
+        ("mxfp4", CapabilityError, "'mxfp4'.*Use 'merged_16bit' or 'lora'"),
         ("mxfp4", CapabilityError, "'mxfp4'.*16 bit"),
         ("merged_16bits", ConfigError, "'merged_16bits'.*Did you mean 'merged_16bit'"),
         ("gguf", ConfigError, "'gguf'.*Use 'merged_16bit'"),

@@ -13,14 +13,18 @@ from typing import Any
 
 import torch
 
-from hasten.compat.notes import say_once
+from hasten.compat.notes import say, say_once
 from hasten.compat.origin import Origin
 from hasten.data.formats import RowProblem
 from hasten.data.generation_tag import without_markers
 from hasten.data.templates import ChatEncoder
-from hasten.errors import ConfigError, StorageError
+from hasten.errors import ConfigError, StorageError, did_you_mean
+from hasten.kernels.nf4.packed import packed_of
 from hasten.lora.attach import value_count
 from hasten.lora.merge import merged_state_dict
+from hasten.lora.originals import Originals
+
+BASE_WEIGHTS = ("auto", "original", "quantized")
 
 
 def half_dtype(model: Any) -> torch.dtype:
@@ -29,7 +33,14 @@ def half_dtype(model: Any) -> torch.dtype:
 
 
 def write_merged(
-    model: Any, folder: Path, tokenizer: Any, *, dtype: torch.dtype, max_shard_size: str | int, origin: Origin | None
+    model: Any,
+    folder: Path,
+    tokenizer: Any,
+    *,
+    dtype: torch.dtype,
+    max_shard_size: str | int,
+    origin: Origin | None,
+    originals: Originals | None = None,
 ) -> None:
     """Fill an existing empty folder with weights, configuration and tokenizer.
 
@@ -40,12 +51,13 @@ def write_merged(
         dtype: of all floating weights.
         max_shard_size: as in transformers.
         origin: what the loader remembered.
+        originals: what takes the place of 4-bit weights; None: their own values.
 
     Raises:
         CapabilityError: the adapter is of a kind whose merge is not W + scale * B A.
     """
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    state = merged_state_dict(model, dtype)
+    state = merged_state_dict(model, dtype, originals)
     twin = _twin(base, _plain_config(base, origin), dtype)
     if _ends_differ(twin, state):
         config = twin.config
@@ -161,3 +173,85 @@ def require_adapter(model: Any) -> None:
             "An adapter comes from get_peft_model.",
             "Use save_method='merged_16bit'.",
         )
+
+
+def choose_originals(model: Any, wanted: str) -> Originals | None:
+    """What a 4-bit model is merged into.
+
+    Args:
+        model: a `PeftModel` or a plain model.
+        wanted: ``"auto"`` (the 16-bit weights it was made from, where they are found), ``"original"`` or
+            ``"quantized"``.
+
+    Raises:
+        ConfigError: an unknown word, or originals that are not there.
+    """
+    if wanted not in BASE_WEIGHTS:
+        remedy = did_you_mean(wanted, BASE_WEIGHTS, "Use 'auto'.")
+        raise ConfigError("base_weights", repr(wanted), f"Allowed: {', '.join(BASE_WEIGHTS)}.", remedy)
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    if wanted == "quantized" or not in_4_bits(model):
+        return None
+    found = Originals.of(base)
+    if found is None and wanted == "original":
+        raise ConfigError(
+            "base_weights",
+            f"'original', but '{base.name_or_path}' holds no 16-bit weights of this model",
+            "Originals are the files that a model was quantized from when it was loaded.",
+            "Use 'quantized', or load the 16-bit model with load_in_4bit=True.",
+        )
+    return found
+
+
+def in_4_bits(model: Any) -> bool:
+    """Whether some weights are kept in 4 bits."""
+    return any(packed_of(parameter) is not None for parameter in model.parameters())
+
+
+def say_base(model: Any, originals: Originals | None) -> None:
+    """What a 4-bit model was merged into, and how far that is from what its adapter was trained on."""
+    if not in_4_bits(model):
+        return
+    if originals is None:
+        say("merged into the 4-bit weights' own values: what the adapter was trained on")
+        return
+    say(
+        f"merged into the 16-bit weights of {originals.folder}, another base than the adapter was trained on: its "
+        f"4-bit weights are {originals.difference:.1%} away from them (base_weights='quantized' merges into those)"
+    )
+    if originals.missing:
+        say(f"{len(originals.missing)} weights have no original of their name and shape ('{originals.missing[0]}')")
+
+
+def write_in_4_bits(model: Any, merged: Path, folder: Path, max_shard_size: str | int) -> None:
+    """A merged folder once more, with the layers in NF4 that the live model has in 4 bits.
+
+    Args:
+        model: the live model.
+        merged: from `write_merged`.
+        folder: an empty folder.
+        max_shard_size: as in transformers.
+    """
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    linear = {name: module for name, module in base.named_modules() if isinstance(module, torch.nn.Linear)}
+    kept = {name.removesuffix(".base_layer") for name, one in linear.items() if packed_of(one.weight) is None}
+    settings = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16,
+        llm_int8_skip_modules=sorted(name for name in kept if "lora_" not in name),
+    )
+    again = AutoModelForCausalLM.from_pretrained(
+        merged, quantization_config=settings, dtype=half_dtype(model), device_map={"": base.device}
+    )
+    again.save_pretrained(str(folder), max_shard_size=max_shard_size)
+    for file in merged.iterdir():
+        if (
+            file.suffix != ".safetensors"
+            and not file.name.endswith(".index.json")
+            and not (folder / file.name).exists()
+        ):
+            shutil.copyfile(file, folder / file.name)

@@ -7,21 +7,37 @@ folder never holds an adapter beside merged weights: whatever reads it would not
 from __future__ import annotations
 
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 
 from hasten.compat.later import BUFFERS
-from hasten.compat.merged import clean_tokenizer, half_dtype, require_adapter, require_space, write_merged
+from hasten.compat.merged import (
+    choose_originals,
+    clean_tokenizer,
+    half_dtype,
+    in_4_bits,
+    require_adapter,
+    require_space,
+    say_base,
+    write_in_4_bits,
+    write_merged,
+)
 from hasten.compat.notes import say, say_once
 from hasten.compat.offered import Unoffered, require_defaults
 from hasten.compat.origin import origin_of
 from hasten.errors import CapabilityError, ConfigError, StorageError, did_you_mean
 from hasten.files import new_folder, require_writable
 from hasten.lora.save import refuse_nonfinite, save_adapter
+from hasten.quant.surviving import surviving_share
 
 MERGED, LORA = "merged_16bit", "lora"
-_LATER = ("merged_4bit", "merged_4bit_forced", "mxfp4", "fp8", "torchao")
+IN_4_BITS, FORCED = "merged_4bit", "merged_4bit_forced"
+ENOUGH = 0.9
+"""Share of an update that is to survive a merge into 4 bits that is not forced."""
+_METHODS = (MERGED, LORA, IN_4_BITS, FORCED)
+_LATER = ("mxfp4", "fp8", "torchao")
 _HUB = "Save into a folder, then run `hf upload REPO FOLDER`."
 _UNOFFERED = {
     "push_to_hub": Unoffered((False,), _HUB),
@@ -59,6 +75,7 @@ def save_pretrained_merged(
     max_seq_length: int = 2048,
     *,
     dtype: str | torch.dtype | None = None,
+    base_weights: str = "auto",
 ) -> None:
     """Save a model for others to load.
 
@@ -66,7 +83,9 @@ def save_pretrained_merged(
         model: a `PeftModel` or a plain transformers model.
         save_directory: the folder; one that holds an older result of the same kind is replaced.
         tokenizer: saved beside the weights; None is the one that was loaded with the model.
-        save_method: ``"merged_16bit"`` (adapter merged, bfloat16 unless the model is float16) or ``"lora"``.
+        save_method: ``"merged_16bit"`` (adapter merged, bfloat16 unless the model is float16), ``"lora"``, or
+            ``"merged_4bit"`` (merged and rounded to NF4; how much of what was learnt survives is said, and where it
+            is less than nine tenths only ``"merged_4bit_forced"`` writes it).
         push_to_hub: must be False.
         token: for the hub; without effect.
         is_main_process: False writes nothing.
@@ -84,6 +103,9 @@ def save_pretrained_merged(
         num_calibration_samples: without effect.
         max_seq_length: without effect.
         dtype: hasten's own: another dtype for the merged weights, e.g. ``"float32"`` to keep them exact.
+        base_weights: hasten's own, for models in 4 bits: merge into the 16-bit weights that they were made from
+            (``"original"``), into the 4-bit weights' values (``"quantized"``), or into the former where they are found
+            (``"auto"``).
 
     Raises:
         CapabilityError: a method or an argument that is not offered.
@@ -112,20 +134,58 @@ def save_pretrained_merged(
     kept = half_dtype(model) if dtype is None else getattr(torch, str(dtype).removeprefix("torch."))
     refuse_nonfinite(model)
     require_space(model, folder, kept)
-    with new_folder(folder) as temporary:
-        write_merged(model, temporary, tokenizer, dtype=kept, max_shard_size=max_shard_size, origin=origin)
-    say(f"merged model saved in {folder} ({str(kept).removeprefix('torch.')})")
+    originals = choose_originals(model, base_weights)
+    written: dict[str, Any] = {
+        "dtype": kept,
+        "max_shard_size": max_shard_size,
+        "origin": origin,
+        "originals": originals,
+    }
+    if method == MERGED:
+        with new_folder(folder) as temporary:
+            write_merged(model, temporary, tokenizer, **written)
+        say_base(model, originals)
+        say(f"merged model saved in {folder} ({str(kept).removeprefix('torch.')})")
+        return
+    share = _share(model, originals, method)
+    with new_folder(folder) as temporary, TemporaryDirectory(dir=folder.parent) as merged:
+        write_merged(model, Path(merged), tokenizer, **written)
+        write_in_4_bits(model, Path(merged), temporary, max_shard_size)
+    say_base(model, originals)
+    say(f"merged model saved in {folder} (NF4): {share:.0%} of what the adapter learnt is left")
+
+
+def _share(model: Any, originals: Any, method: str) -> float:
+    """What survives of the adapter in 4 bits.
+
+    Raises:
+        ConfigError: the model is not in 4 bits, or has no adapter.
+        CapabilityError: it was not forced.
+    """
+    require_adapter(model)
+    if not in_4_bits(model):
+        rule = "Only a model that was loaded in 4 bits is merged into 4 bits."
+        raise ConfigError("save_method", repr(method), rule, f"Use '{MERGED}', then `hasten quantize` on that folder.")
+    share = surviving_share(model, originals)
+    if method == IN_4_BITS and share < ENOUGH:
+        raise CapabilityError(
+            "save_method",
+            f"'{method}': {share:.0%} of what the adapter learnt would be left",
+            "An update that is small beside the steps of 4 bits rounds back to where a 4-bit weight was.",
+            f"Use '{MERGED}' or '{LORA}', or keep its 16-bit files at hand; '{FORCED}' writes it all the same.",
+        )
+    return share
 
 
 def _method(name: str) -> str:
     method = str(name).strip().lower().replace(" ", "_").replace("-", "_")
-    if method in (MERGED, LORA):
+    if method in _METHODS:
         return method
     if method in _LATER:
         raise CapabilityError(
             "save_method", repr(name), "hasten writes 16 bit models and adapters.", f"Use '{MERGED}' or '{LORA}'."
         )
-    remedy = did_you_mean(method, (MERGED, LORA, *_LATER), f"Use '{MERGED}'.")
+    remedy = did_you_mean(method, (*_METHODS, *_LATER), f"Use '{MERGED}'.")
     raise ConfigError("save_method", repr(name), f"It is '{MERGED}' or '{LORA}'.", remedy)
 
 
@@ -138,7 +198,7 @@ def _require_replaceable(folder: Path, method: str) -> None:
     own = ("adapter_model.safetensors", "adapter_config.json") if method == LORA else _MERGED_FILES
     names = sorted(entry.name for entry in folder.iterdir())
     foreign = [name for name in names if not name.endswith((*own, *_COMMON_FILES))]
-    if method == MERGED:
+    if method != LORA:
         foreign = [name for name in names if name.startswith("adapter_")] or foreign
     elif "config.json" in names:
         foreign = ["config.json"]

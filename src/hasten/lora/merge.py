@@ -1,7 +1,8 @@
 """The adapter folded into plain weights: W + scale * B A for every adapted module, everything else as it was.
 
 The live model is not changed: merged tensors are made one at a time, so a run can merge, look, and go on training.
-Weights that were trained in 4 bit are merged as the dequantized values that the adapter was trained against.
+Weights that were trained in 4 bit are merged as the dequantized values that the adapter was trained against, or as the
+16-bit weights that those were made from (`hasten.lora.originals`).
 """
 
 from __future__ import annotations
@@ -9,14 +10,16 @@ from __future__ import annotations
 from typing import Any
 
 from hasten.errors import CapabilityError
+from hasten.lora.originals import Originals
 
 
-def merged_state_dict(model: Any, dtype: Any = None) -> dict[str, Any]:
+def merged_state_dict(model: Any, dtype: Any = None, originals: Originals | None = None) -> dict[str, Any]:
     """The state dict of the base model with the adapter merged in.
 
     Args:
         model: a `PeftModel` with one active LoRA adapter, or a plain model, whose weights come back as they are.
         dtype: torch dtype of the result; None keeps each weight's own (float32, or the compute dtype of 4-bit weights).
+        originals: what takes the place of 4-bit weights; None: their own values.
 
     Returns:
         Names as the plain base model has them -> CPU tensors. Sums are made in float32. Tied weights appear under both
@@ -41,15 +44,17 @@ def merged_state_dict(model: Any, dtype: Any = None) -> dict[str, Any]:
                 continue
             owner = plain.rpartition(".")[0]
             if id(value) not in shared:
-                shared[id(value)] = _merge_one(value, adapted.get(owner), plain, dtype)
+                shared[id(value)] = _merge_one(value, adapted.get(owner), plain, dtype, originals)
             merged[plain] = shared[id(value)]
     return merged
 
 
-def _merge_one(value: Any, module: Any, name: str, dtype: Any) -> Any:
+def _merge_one(value: Any, module: Any, name: str, dtype: Any, originals: Originals | None) -> Any:
     import torch
 
     weight = _dequantized(value)
+    if originals is not None and weight is not value:
+        weight = originals.weight(name, weight)
     is_weight = name.endswith(".weight")
     if module is not None and is_weight:
         total = weight.to(torch.float32)
