@@ -16,7 +16,7 @@ test:            ## the default test suite (CPU, a few minutes)
 
 test-slow:       ## real models and whole commands
 	@tools/setup.sh $(VENV) dev
-	@$(CPU) $(BIN)/python -m pytest -m "slow and not gpu"
+	@$(CPU) $(BIN)/python -m pytest -m "slow and not gpu" -n auto --maxprocesses 2
 
 test-gpu:        ## what needs a CUDA device
 	@tools/setup.sh $(VENV) dev

@@ -12,6 +12,7 @@ import torch  # noqa: E402
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)  # as many test processes as cores: threads of each would wait for one another
+    os.environ["OMP_NUM_THREADS"] = "1"  # and those of the commands that they start
 
 if not torch.cuda.is_available():
     # Kernels run in Triton's interpreter, which is chosen when Triton is first imported: before any test's imports.
