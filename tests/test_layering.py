@@ -35,7 +35,6 @@ TESTED_BY = {
     "blocks/layer.py": "blocks/test_apply.py",
     "blocks/mlp_half.py": "families/test_parity.py",
     "blocks/norms.py": "families/test_parity.py",
-    "blocks/offload.py": "blocks/test_apply.py",
     "blocks/operand.py": "blocks/test_projections.py",
     "cli/chat.py": "cli/test_train_command.py",
     "cli/data.py": "cli/test_data_command.py",

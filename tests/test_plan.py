@@ -87,6 +87,8 @@ def test_a_turned_copy_is_kept_where_half_of_the_memory_remains():
     turned, said = choose_turned(7 * 10**9, 20 * 10**9)
     assert not turned and "6.5 GiB for one copy" in said.why
     assert "4-bit weights" in choose_turned(0, 20 * 10**9)[1].why
+    with pytest.raises(CapabilityError, match="'fp8' with 6.5 GiB free.*takes 6.5 GiB.*load_in_4bit"):
+        choose_turned(7 * 10**9, 7 * 10**9)
 
 
 def test_rows_are_packed_where_a_test_proves_it():

@@ -247,7 +247,17 @@ def choose_turned(kept_values: int, free_bytes: int) -> tuple[bool, Decision]:
 
     Returns:
         The choice: two copies where half of what is free remains.
+
+    Raises:
+        CapabilityError: one copy would take nearly all that is free.
     """
+    if 1.1 * kept_values > free_bytes:
+        raise CapabilityError(
+            "model.compute",
+            f"'fp8' with {free_bytes / 2**30:.1f} GiB free",
+            f"An 8-bit copy of this model's frozen weights takes {kept_values / 2**30:.1f} GiB beside them.",
+            "Use 'bf16', or load_in_4bit, whose weights are written in 8 bits only when they are used.",
+        )
     turned = 4 * kept_values <= free_bytes
     kept = (
         f"{(1 + turned) * kept_values / 2**30:.1f} GiB for {'two copies' if turned else 'one copy, turned when used'}"

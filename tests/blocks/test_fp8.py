@@ -146,6 +146,31 @@ def test_a_model_in_8_bits_learns_nearly_the_same(policy):
     assert learnt(eight, ids)[0] == wanted
 
 
+def test_copies_are_made_once_whatever_mode_the_model_is_in():
+    model = adapted()
+    apply(model, compute8=Compute8())
+    groups = [group for layer in model.get_base_model().model.layers for group in layer.hasten_fast.groups()]
+    ids = torch.randint(0, 100, (2, 24))
+    learnt(model, ids)
+    made, operands = [group.in_use.weights8 for group in groups], [group.in_use for group in groups]
+    model.eval()
+    with torch.no_grad(), model.disable_adapter():
+        model(input_ids=ids, use_cache=False)
+    assert [group.in_use.weights8 for group in groups] == made  # compared by identity of their tensors
+    with torch.no_grad():
+        model(input_ids=ids, use_cache=False)
+    model.train()
+    learnt(model, ids)
+    assert all(group.in_use.weights8 is one for group, one in zip(groups, made, strict=True))
+    before = [group.in_use for group in groups]
+    model.eval()
+    with torch.no_grad():
+        model(input_ids=ids, use_cache=False)
+    model.train()
+    learnt(model, ids)  # an evaluation alone changes nothing that a recording depends on
+    assert all(group.in_use is one for group, one in zip(groups, before, strict=True)) and operands
+
+
 def test_trained_weights_say_that_they_stay_in_16_bits():
     applied = apply(tiny.llama(), compute8=Compute8())
     assert applied.refused_8 == {"weights are trained": 8}

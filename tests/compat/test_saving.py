@@ -166,6 +166,24 @@ def test_added_to_the_originals_an_update_survives_four_bits(four_bit, tmp_path,
     assert share_of(model, tmp_path / "merged") == pytest.approx(share / 100, abs=0.05)
 
 
+def test_a_head_trained_in_full_stays_in_16_bits(tmp_path):
+    pytest.importorskip("bitsandbytes", reason="4-bit weights are bitsandbytes'")
+    folder = tiny.save_model(tmp_path / "base", tiny.llama(tied=False))
+    model, tokenizer = FastLanguageModel.from_pretrained(str(folder))
+    model = moved(FastLanguageModel.get_peft_model(model, r=4, target_modules=["q_proj", "lm_head"]))
+    model.save_pretrained_merged(str(tmp_path / "merged"), tokenizer, save_method="merged_4bit")
+    again = plain(tmp_path / "merged")
+    live = model.get_base_model().lm_head.modules_to_save["default"].weight
+    assert type(again.lm_head) is torch.nn.Linear and type(again.model.layers[0].mlp.up_proj).__name__ == "Linear4bit"
+    torch.testing.assert_close(again.lm_head.weight.float(), live.to(torch.bfloat16).float())
+
+
+def test_the_base_model_is_not_replaced(four_bit):
+    model, tokenizer, folder = four_bit
+    with pytest.raises(ConfigError, match="it holds the base model"):
+        model.save_pretrained_merged(str(folder), tokenizer)
+
+
 def test_a_16_bit_model_is_not_merged_into_four_bits(tiny_model_folder, tmp_path):
     model, tokenizer = make(tiny_model_folder, r=4)
     with pytest.raises(ConfigError, match="loaded in 4 bits.*hasten quantize"):
@@ -253,7 +271,6 @@ def test_lora_of_a_plain_model(loaded, tmp_path):
 @pytest.mark.parametrize(
     ("method", "error", "words"),
     [
-        ("mxfp4", CapabilityError, "'mxfp4'.*Use 'merged_16bit' or 'lora'"),
         ("mxfp4", CapabilityError, "'mxfp4'.*16 bit"),
         ("merged_16bits", ConfigError, "'merged_16bits'.*Did you mean 'merged_16bit'"),
         ("gguf", ConfigError, "'gguf'.*Use 'merged_16bit'"),

@@ -25,8 +25,9 @@ def folder(request, tmp_path):
     return tmp_path
 
 
-def of(place):
-    return Originals.of(SimpleNamespace(name_or_path=str(place)))
+def of(place, **wanted):
+    base = SimpleNamespace(name_or_path=str(place), config=SimpleNamespace())
+    return Originals.of(base, {f"{name}.weight": shape for name, shape in (wanted or {"a": (1, 2)}).items()})
 
 
 def test_an_original_takes_the_place_and_the_difference_is_measured(folder):
@@ -37,10 +38,21 @@ def test_an_original_takes_the_place_and_the_difference_is_measured(folder):
 
 
 def test_other_names_and_shapes_stay_as_they_are(folder):
-    found = of(folder)
+    found = of(folder, a=(1, 2), b=(3, 3), c=(1,))
     for name, kept in (("c.weight", torch.ones(1)), ("b.weight", torch.ones(3, 3))):
         assert found.weight(name, kept) is kept
-    assert found.missing == ["c.weight", "b.weight"] and found.difference == 0.0
+    assert found.missing == ["b.weight", "c.weight"] and found.difference == 0.0
+    for _ in range(2):  # what is asked for twice counts once
+        found.weight("a.weight", torch.tensor([[3.0, 3.0]]))
+    assert found.difference == pytest.approx(1 / 5)
+    assert of(folder, c=(1,)) is None  # none at all
+
+
+def test_a_shard_that_is_gone_has_no_originals(folder):
+    for file in folder.glob("a*.safetensors"):
+        file.unlink()
+    found = of(folder, a=(1, 2), b=(2, 2))
+    assert found.missing == (["a.weight"] if (folder / "model.safetensors.index.json").exists() else [])
 
 
 def test_folders_without_originals(folder, tmp_path):

@@ -210,6 +210,13 @@ def replay_state(model: Any) -> Callable[[], list[Any] | None]:
     return look
 
 
+def forget_offloaded(model: Any) -> None:
+    """After a forward or backward that was broken off: nothing of it is on its way to host memory or back any more."""
+    for module in base_model(model).modules():
+        if isinstance(module, FastLayer):
+            module.hasten_fast.offload.forget()
+
+
 def gives_loss(model: Any) -> bool:
     """Whether the model's forward takes ``hasten_targets``."""
     return isinstance(base_model(model), FastCausalLM)

@@ -29,7 +29,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from hasten.blocks.fp8 import Operand8, weights_in_8_bits
+from hasten.blocks.fp8 import Operand8, Weights8, weights_in_8_bits
 from hasten.blocks.fp8 import refusal as refusal_8
 from hasten.blocks.operand import Operand
 from hasten.blocks.quantized import Factors, Mixed, Workspace
@@ -78,7 +78,9 @@ class ProjectionGroup:
     _A: torch.Tensor | None = field(default=None, repr=False)
     _written: tuple[Any, ...] = field(default=(), repr=False)
     _values: tuple[Any, ...] = field(default=(), repr=False)
-    """What 8-bit copies were made of: they do not follow their weights."""
+    """What 8-bit copies were made of: they do not follow their weights. Changes through ``.data`` are not seen."""
+    _made: tuple[Any, Weights8] | None = field(default=None, repr=False)
+    """The 8-bit copies, and what they were made of."""
 
     @property
     def dtype(self) -> torch.dtype:
@@ -91,7 +93,9 @@ class ProjectionGroup:
             return None
         self._operand, self._watches = None, ()
         self._refused = self.why_not()
-        if self._refused is None:
+        if self._refused is not None:
+            self._made = None  # merged adapters change weights where no counter shows it
+        else:
             self._join()
             self._watches = tuple(_Watch(module) for module in self.modules)
         return self._refused
@@ -154,7 +158,7 @@ class ProjectionGroup:
             weight = base_of(module).weight
             if self._storage is not None and _shares(weight, self._storage):
                 weight.data = weight.data.clone(memory_format=torch.contiguous_format)
-        self._storage = self._A = self._operand = None
+        self._storage = self._A = self._operand = self._made = None
         self._watches = ()
 
     def why_not_8(self) -> str | None:
@@ -196,7 +200,10 @@ class ProjectionGroup:
         else:
             widened = _aligned(used, ALIGNED.get(device.type, 1))
             stored = self._memory(weights, rows, width, widened)[:, : width + widened]
-        if widened and (self._A is None or self._A.shape[0] < widened or self._A.dtype != dtype):
+        fits = (
+            self._A is not None and self._A.shape[0] >= widened and (self._A.dtype, self._A.device) == (dtype, device)
+        )
+        if widened and not fits:
             self._A, self._written = torch.zeros((widened, width), dtype=dtype, device=device), ()
         common: dict[str, Any] = {
             "stored": stored,
@@ -213,17 +220,21 @@ class ProjectionGroup:
         if eight is None:
             self._operand = Operand(**common)
             return
-        places = self.workspace, eight.workspace
-        made = weights_in_8_bits(parts, common["rows"], width, places, turned=eight.turned, impl=self.impl)
+        source = [(id(weight), weight.data_ptr(), weight._version) for weight in weights]
+        if self._made is None or self._made[0] != source:
+            self._made = None  # the old ones are free before the new ones are made
+            places = self.workspace, eight.workspace
+            made = weights_in_8_bits(parts, common["rows"], width, places, turned=eight.turned, impl=self.impl)
+            self._made = source, made
         kept_B = torch.zeros((place, widened), dtype=dtype, device=device) if widened else None  # noqa: N806
         self._written = ()
-        self._operand = Operand8(**common, weights8=made, kept_B=kept_B)
+        self._operand = Operand8(**common, weights8=self._made[1], kept_B=kept_B)
 
     def _seen(self) -> tuple[Any, ...]:
         if self.compute8 is None:
             return ()
         weights = [base_of(module).weight for module in self.modules]
-        return tuple((weight._version, weight.requires_grad) for weight in weights)
+        return tuple(None if weight.requires_grad else weight._version for weight in weights)
 
     def _factors(self, rows: Sequence[slice]) -> tuple[Factors, ...]:
         found: list[Factors] = []
@@ -285,7 +296,7 @@ class _Watch:
                 self._remember(parts, name)
                 if name in parts and kind != "lora_dropout":
                     self._weight(parts[name])
-                elif name in parts:
+                elif name in parts and getattr(parts[name], "p", 0.0):
                     self._remember(parts[name].__dict__, "training")
 
     def unchanged(self) -> bool:

@@ -7,6 +7,7 @@ transformers itself writes the files: tied weights, shards and the names a check
 from __future__ import annotations
 
 import copy
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -21,9 +22,11 @@ from hasten.data.templates import ChatEncoder
 from hasten.errors import ConfigError, StorageError, did_you_mean
 from hasten.kernels.nf4.packed import packed_of
 from hasten.lora.attach import value_count
-from hasten.lora.merge import merged_state_dict
+from hasten.lora.merge import merged_state_dict, weights_in_4_bits
 from hasten.lora.originals import Originals
 
+_WRAPPED = re.compile(r"\.(base_layer|original_module|modules_to_save\.[^.]+)$")
+"""What PEFT adds to the name of a layer that it wraps."""
 BASE_WEIGHTS = ("auto", "original", "quantized")
 
 
@@ -70,7 +73,7 @@ def write_merged(
         clean_tokenizer(tokenizer).save_pretrained(str(folder))
 
 
-def require_space(model: Any, folder: Path, dtype: torch.dtype) -> None:
+def require_space(model: Any, folder: Path, dtype: torch.dtype, copies: float = 1.0) -> None:
     """Refuse before anything is written when the disk cannot hold the result.
 
     Raises:
@@ -79,7 +82,7 @@ def require_space(model: Any, folder: Path, dtype: torch.dtype) -> None:
     existing = folder.expanduser().absolute()
     while not existing.exists():
         existing = existing.parent
-    need = sum(value_count(parameter) for parameter in model.parameters()) * dtype.itemsize
+    need = copies * sum(value_count(parameter) for parameter in model.parameters()) * dtype.itemsize
     free = shutil.disk_usage(existing).free
     if need > free:
         raise StorageError(
@@ -160,8 +163,8 @@ def _ends_differ(twin: Any, state: dict[str, Any]) -> bool:
     return len(present) == 2 and not torch.equal(present[0], present[1])
 
 
-def require_adapter(model: Any) -> None:
-    """Refuse to save an adapter of a model that has none.
+def require_adapter(model: Any, method: str = "lora") -> None:
+    """Refuse what needs an adapter for a model that has none.
 
     Raises:
         ConfigError: naming the method that fits.
@@ -169,7 +172,7 @@ def require_adapter(model: Any) -> None:
     if not hasattr(model, "peft_config"):
         raise ConfigError(
             "save_method",
-            "'lora' for a model without an adapter",
+            f"'{method}' for a model without an adapter",
             "An adapter comes from get_peft_model.",
             "Use save_method='merged_16bit'.",
         )
@@ -192,7 +195,7 @@ def choose_originals(model: Any, wanted: str) -> Originals | None:
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     if wanted == "quantized" or not in_4_bits(model):
         return None
-    found = Originals.of(base)
+    found = Originals.of(base, weights_in_4_bits(model))
     if found is None and wanted == "original":
         raise ConfigError(
             "base_weights",
@@ -235,14 +238,14 @@ def write_in_4_bits(model: Any, merged: Path, folder: Path, max_shard_size: str 
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    linear = {name: module for name, module in base.named_modules() if isinstance(module, torch.nn.Linear)}
-    kept = {name.removesuffix(".base_layer") for name, one in linear.items() if packed_of(one.weight) is None}
+    linear = {_WRAPPED.sub("", name) for name, module in base.named_modules() if isinstance(module, torch.nn.Linear)}
+    in_four = {name.removesuffix(".weight") for name in weights_in_4_bits(model)}
     settings = BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=torch.bfloat16,
-        llm_int8_skip_modules=sorted(name for name in kept if "lora_" not in name),
+        bnb_4bit_compute_dtype=half_dtype(model),
+        llm_int8_skip_modules=sorted(name for name in linear - in_four if ".lora_" not in name),
     )
     again = AutoModelForCausalLM.from_pretrained(
         merged, quantization_config=settings, dtype=half_dtype(model), device_map={"": base.device}

@@ -1,6 +1,6 @@
-"""`save_pretrained_merged`: the result as a model folder of 16 bit weights, or as an adapter.
+"""`save_pretrained_merged`: the result as a model folder of 16 or 4 bit weights, or as an adapter.
 
-Both are written to a temporary folder and renamed, so a crash or a full disk leaves nothing half-written, and a
+All are written to a temporary folder and renamed, so a crash or a full disk leaves nothing half-written, and a
 folder never holds an adapter beside merged weights: whatever reads it would not know which to load.
 """
 
@@ -123,6 +123,7 @@ def save_pretrained_merged(
     folder = Path(save_directory).expanduser()
     require_writable(folder)
     _require_replaceable(folder, method)
+    _require_other_than_base(model, folder)
     origin = origin_of(model)
     if tokenizer is None and origin is not None:
         tokenizer = origin.tokenizer
@@ -133,7 +134,7 @@ def save_pretrained_merged(
         return
     kept = half_dtype(model) if dtype is None else getattr(torch, str(dtype).removeprefix("torch."))
     refuse_nonfinite(model)
-    require_space(model, folder, kept)
+    require_space(model, folder, kept, copies=1.0 if method == MERGED else 1.3)
     originals = choose_originals(model, base_weights)
     written: dict[str, Any] = {
         "dtype": kept,
@@ -147,7 +148,7 @@ def save_pretrained_merged(
         say_base(model, originals)
         say(f"merged model saved in {folder} ({str(kept).removeprefix('torch.')})")
         return
-    share = _share(model, originals, method)
+    share = _share(model, originals, method, kept)
     with new_folder(folder) as temporary, TemporaryDirectory(dir=folder.parent) as merged:
         write_merged(model, Path(merged), tokenizer, **written)
         write_in_4_bits(model, Path(merged), temporary, max_shard_size)
@@ -155,18 +156,18 @@ def save_pretrained_merged(
     say(f"merged model saved in {folder} (NF4): {share:.0%} of what the adapter learnt is left")
 
 
-def _share(model: Any, originals: Any, method: str) -> float:
+def _share(model: Any, originals: Any, method: str, dtype: torch.dtype) -> float:
     """What survives of the adapter in 4 bits.
 
     Raises:
         ConfigError: the model is not in 4 bits, or has no adapter.
         CapabilityError: it was not forced.
     """
-    require_adapter(model)
+    require_adapter(model, method)
     if not in_4_bits(model):
         rule = "Only a model that was loaded in 4 bits is merged into 4 bits."
         raise ConfigError("save_method", repr(method), rule, f"Use '{MERGED}', then `hasten quantize` on that folder.")
-    share = surviving_share(model, originals)
+    share = surviving_share(model, originals, dtype)
     if method == IN_4_BITS and share < ENOUGH:
         raise CapabilityError(
             "save_method",
@@ -183,10 +184,10 @@ def _method(name: str) -> str:
         return method
     if method in _LATER:
         raise CapabilityError(
-            "save_method", repr(name), "hasten writes 16 bit models and adapters.", f"Use '{MERGED}' or '{LORA}'."
+            "save_method", repr(name), "hasten writes 16 bit, NF4 and adapters.", f"Use '{MERGED}' or '{LORA}'."
         )
     remedy = did_you_mean(method, (*_METHODS, *_LATER), f"Use '{MERGED}'.")
-    raise ConfigError("save_method", repr(name), f"It is '{MERGED}' or '{LORA}'.", remedy)
+    raise ConfigError("save_method", repr(name), f"It is one of {', '.join(_METHODS)}.", remedy)
 
 
 def _require_replaceable(folder: Path, method: str) -> None:
@@ -207,6 +208,19 @@ def _require_replaceable(folder: Path, method: str) -> None:
             f"save_directory '{folder}'",
             f"it holds '{foreign[0]}'",
             "Saving replaces the folder as a whole, and an adapter and a merged model never share one.",
+            "Choose another folder.",
+        )
+
+
+def _require_other_than_base(model: Any, folder: Path) -> None:
+    """The folder of the base model stays: it is what adapters are loaded on and merged into."""
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    place = Path(str(base.name_or_path))
+    if hasattr(model, "peft_config") and place.is_dir() and folder.exists() and folder.samefile(place):
+        raise ConfigError(
+            f"save_directory '{folder}'",
+            "it holds the base model",
+            "Adapters are loaded on it and merged into it.",
             "Choose another folder.",
         )
 

@@ -49,6 +49,16 @@ def merged_state_dict(model: Any, dtype: Any = None, originals: Originals | None
     return merged
 
 
+def weights_in_4_bits(model: Any) -> dict[str, tuple[int, ...]]:
+    """Shapes of the weights that are kept in 4 bits, by the names that a plain model has for them."""
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return {
+        plain: tuple(parameter.quant_state.shape)
+        for name, parameter in base.named_parameters()
+        if getattr(parameter, "quant_state", None) is not None and (plain := _plain_name(name)) is not None
+    }
+
+
 def _merge_one(value: Any, module: Any, name: str, dtype: Any, originals: Originals | None) -> Any:
     import torch
 

@@ -16,36 +16,36 @@ from typing import Any
 from hasten.lora.originals import Originals
 
 
-def surviving_share(model: Any, originals: Originals | None = None) -> float:
+def surviving_share(model: Any, originals: Originals | None, dtype: Any) -> float:
     """The share over all adapted 4-bit weights, each counted by the size of its update.
 
     Args:
         model: a `PeftModel` with LoRA on 4-bit weights.
         originals: what the update is added to before it is rounded; None: the 4-bit weights' own values.
+        dtype: of the sums that are rounded.
 
     Returns:
         The share; 1.0 where no 4-bit weight is adapted.
     """
     import torch
 
-    from hasten.kernels.nf4.op import dequantize
-    from hasten.kernels.nf4.packed import packed_of
-    from hasten.quant import nf4
-
     arrived = sent = 0.0
     with torch.no_grad():
         for name, module in model.get_base_model().named_modules():
-            packed = packed_of(getattr(getattr(module, "base_layer", None), "weight", None))
-            if packed is None or not hasattr(module, "lora_A"):
+            weight: Any = getattr(getattr(module, "base_layer", None), "weight", None)
+            if getattr(weight, "quant_state", None) is None or not hasattr(module, "lora_A"):
                 continue
             adapters = [one for one in module.active_adapters if one in module.lora_A]
             if not adapters:
                 continue
-            kept = torch.empty(packed.shape, dtype=torch.float32, device=packed.codes.device)
-            dequantize(packed, kept)
+            from bitsandbytes.functional import dequantize_4bit, quantize_4bit
+
+            kept = dequantize_4bit(weight.data, weight.quant_state).float()
             update = torch.stack([module.get_delta_weight(one).float() for one in adapters]).sum(0)
             start = kept if originals is None else originals.weight(f"{name}.weight", kept).float()
-            moved = nf4.plain(start + update, packed.blocksize).values() - kept
+            # As a loader quantizes: blocks of 64, whatever the weight had.
+            codes, state = quantize_4bit((start + update).to(dtype), compress_statistics=True, quant_type="nf4")
+            moved = dequantize_4bit(codes, state).float() - kept
             arrived += float((moved * update).sum())
             sent += float((update * update).sum())
     return arrived / sent if sent else 1.0

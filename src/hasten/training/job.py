@@ -250,17 +250,21 @@ def _make_fast(
     model: Any, asked: Literal["auto", "on", "off"], hardware: Hardware, plan: Plan, steps: Steps, training: Prepared
 ) -> Fitted:
     """Swap the fast modules in and let each layer keep what memory allows."""
-    compute8, products = None, ()
+    compute8, products = None, []
     if plan.compute == "fp8":
         turned, decision = choose_turned(kept_values(model), free_bytes(hardware))
-        compute8, products = Compute8(turned=turned), (decision,)
+        compute8, products = Compute8(turned=turned), [decision]
     fast = apply(model, compute8=compute8)
-    for why, count in fast.refused_8.items():
-        products = (*products, Decision(part="products", choice="bf16", why=f"{count} groups: {why}", fallback=True))
+    if compute8 is not None:
+        plain = fast.of - fast.layers
+        whys = [f"{count} groups: {why}" for why, count in fast.refused_8.items()]
+        whys += [f"{plain} of {fast.of} layers run their own code"] * bool(plain)
+        products = products * bool(fast.layers)
+        products += [Decision(part="products", choice="bf16", why=why, fallback=True) for why in whys]
     if not fast.layers:
         if asked == "on":
             enable_checkpointing(model)
-        return Fitted(fast)
+        return Fitted(fast, decisions=tuple(products))
     tokens = max(steps.token_budget, int(lengths_of(training.documents).max()))
     sizes: dict[str, Any] = {
         "tokens": round_up(tokens) if plan.rounded else tokens,

@@ -94,6 +94,7 @@ class Replay:
         parameters: the trained ones, all on one GPU.
         state: what recordings depend on beside values, compared by identity; None: nothing may be recorded now.
         fits: whether there is memory to record these inputs.
+        forget: gives up what a broken computation has on its way on other streams, so that a recording can end.
     """
 
     def __init__(
@@ -102,8 +103,9 @@ class Replay:
         parameters: Sequence[torch.nn.Parameter],
         state: Callable[[], list[Any] | None],
         fits: Callable[[Inputs], bool] = lambda inputs: True,
+        forget: Callable[[], None] = lambda: None,
     ) -> None:
-        self.compute, self.state, self.fits = compute, state, fits
+        self.compute, self.state, self.fits, self.forget = compute, state, fits, forget
         self.device = parameters[0].device
         self.gradients = FixedGradients(parameters)
         self.recordings: dict[Any, Recording] = {}
@@ -159,7 +161,11 @@ class Replay:
         try:
             # Other threads (heartbeats, pinned copies) may call the device meanwhile: only this one's calls are judged.
             with torch.cuda.graph(graph, pool=self._memory, capture_error_mode="thread_local"):
-                loss = self.compute(held, scalar)
+                try:
+                    loss = self.compute(held, scalar)
+                except torch.OutOfMemoryError:
+                    self.forget()
+                    raise
         except torch.OutOfMemoryError:
             self._stop("not enough memory for recordings beside the rest")
             self._forget()

@@ -25,7 +25,7 @@ from accelerate.utils import DistributedType
 from torch.distributed.tensor import DTensor
 from transformers import Trainer, TrainingArguments
 
-from hasten.blocks.apply import gives_loss, replay_state
+from hasten.blocks.apply import forget_offloaded, gives_loss, replay_state
 from hasten.blocks.packed_attention import packed_attention
 from hasten.data.packing import Example, PackedCollator, PaddedCollator
 from hasten.objectives.sft import SftLoss, summed_loss
@@ -185,6 +185,7 @@ class SftTrainer(Trainer):
                 self._parameters(model),
                 replay_state(self.model),
                 lambda inputs: inputs["input_ids"].numel() <= self.replayed_tokens,
+                lambda: forget_offloaded(self.model),
             )
         return self.replay
 

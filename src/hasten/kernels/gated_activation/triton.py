@@ -96,7 +96,7 @@ def gated_activation_fwd_fp8_kernel(
     tl.store(scale_ptr + row, scale)
     for part in tl.static_range(PARTS):  # pyright: ignore[reportGeneralTypeIssues]
         column = part * BLOCK + tl.arange(0, BLOCK)
-        if PARTS > 1:  # each thread reads what it has written
+        if PARTS > 1:  # written before the maximum was taken, for which all threads of a program wait
             a = tl.load(a_ptr + row * a_m + column, mask=column < N, other=0.0)
         eight = (a.to(tl.float32) * inverse).to(a8_ptr.dtype.element_ty)
         tl.store(a8_ptr + row * a8_m + column, eight, mask=column < N)

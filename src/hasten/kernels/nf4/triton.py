@@ -1,4 +1,5 @@
-"""Triton kernel of nf4. N rows, K columns, P widened columns. A program takes a part of one row."""
+"""Triton kernels of nf4. N rows, K columns, P widened columns. A program takes a part of one row, or a tile where the
+result is in 8 bits and may be turned round."""
 # Launches take options that a kernel does not declare.
 # pyright: reportCallIssue=false
 
