@@ -168,7 +168,28 @@ def test_no_more_sizes_than_there_is_room_for_and_it_is_said(monkeypatch):
         for _ in range(4):
             for size in (3, 4, 5):
                 assert float(replay.run({"x": torch.ones(size)}, 1)) == size
-    assert len(replay.recordings) == 2 and replay.replayed == 6
+    assert len(replay.recordings) == 2 and replay.replayed == 6 and replay.full and not replay.stopped
+
+
+@pytest.mark.gpu
+def test_sizes_are_recorded_again_after_a_change():
+    weight = torch.nn.Parameter(torch.ones(9, device="cuda"))
+    state = [0]
+    replay = Replay(linear(weight), [weight], lambda: list(state))
+    for value in (0, 1):
+        state[0] = value
+        for _ in range(4):
+            assert float(replay.run({"x": torch.ones(5)}, 1)) == 5
+    assert replay.replayed == 6 and len(replay.recordings) == 1
+
+
+@pytest.mark.gpu
+def test_an_evaluation_forgets_no_recording(tiny_values):
+    tiny_values["training"] |= {"steps": 16, "evaluate_every": 4, "deterministic": True}
+    _, trainer = run(tiny_values, replayed=True)
+    tiny_values["training"] |= {"evaluate_every": 0}
+    _, other = run(tiny_values, replayed=True)
+    assert trainer.replay.replayed == other.replay.replayed >= 8
 
 
 @pytest.mark.gpu

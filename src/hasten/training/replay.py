@@ -110,7 +110,9 @@ class Replay:
         self.gradients = FixedGradients(parameters)
         self.recordings: dict[Any, Recording] = {}
         self.stopped = ""
-        """Why nothing more is recorded; empty: it is."""
+        """Why nothing is recorded any more; empty: it is."""
+        self.full = ""
+        """Why some sizes are not recorded, if there are more than are kept."""
         self.replayed = 0
         """Micro-batches that were."""
         self._ready: set[Any] = set()
@@ -139,13 +141,11 @@ class Replay:
         size = tuple((n, v.shape if isinstance(v, torch.Tensor) else v) for n, v in sorted(inputs.items()))
         recording = self.recordings.get(size)
         if recording is None:
-            if state is None or self.stopped or not self.fits(inputs):
+            if state is None or self.stopped or not self._room() or not self.fits(inputs):
                 return self.compute(self._moved(inputs), self._scalar(divisor))
             if size not in self._ready or (recording := self._record(inputs, divisor)) is None:
                 return self._watched(size, inputs, divisor)
             self.recordings[size] = recording
-            if len(self.recordings) == MOST:
-                self._stop(f"{MOST} sizes are recorded, all others are not")
         self.replayed += 1
         return recording.run(inputs, divisor)
 
@@ -196,6 +196,15 @@ class Replay:
         else:
             self._waited.add(size)
         return loss
+
+    def _room(self) -> bool:
+        """Whether one more size is kept; says it once where not."""
+        if len(self.recordings) < MOST:
+            return True
+        if not self.full:
+            self.full = f"{MOST} sizes are recorded, all others are not"
+            warnings.warn(f"some micro-batches are launched one by one: {self.full}", stacklevel=3)
+        return False
 
     def _stop(self, why: str) -> None:
         self.stopped = why

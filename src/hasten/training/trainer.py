@@ -192,8 +192,8 @@ class SftTrainer(Trainer):
     @property
     def replay_refused(self) -> set[str]:
         """Why micro-batches were not replayed although they should have been; at most one reason."""
-        stopped = "" if self.replay is None else self.replay.stopped
-        return {f"launched one by one: {stopped}"} if stopped else set()
+        why = "" if self.replay is None else self.replay.stopped or self.replay.full
+        return {f"launched one by one: {why}"} if why else set()
 
     def _forward_backward(self, model: Any, inputs: dict[str, Any], tokens: torch.Tensor) -> torch.Tensor:
         """One micro-batch's share of the loss, its gradients added up.
