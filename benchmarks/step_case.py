@@ -13,8 +13,6 @@ HERE = Path(__file__).parent
 # bfloat16 arms round differently at every product: their losses agree to about 2^-8 of themselves at worst.
 LOSS_TOLERANCE = 2.0**-8
 NORM_TOLERANCE = 2.0**-5
-ROUNDER = 4.0
-"""How much more an arm with 8-bit products may differ: their operands are rounded by up to 2^-4 of themselves."""
 TOLERANCES = {"loss_first": LOSS_TOLERANCE, "grad_norm": NORM_TOLERANCE}
 
 
@@ -47,8 +45,7 @@ def run_arms(
         first = next(iter(ran.values()))
         for arm, result in ran.items():
             for key, tolerance in tolerances.items():
-                allowed = tolerance * (ROUNDER if arm.endswith("-fp8") else 1.0)
-                if not abs(result[key] - first[key]) <= allowed * abs(first[key]):
+                if not abs(result[key] - first[key]) <= tolerance * abs(first[key]):
                     raise SystemExit(f"{arm}: {key} {result[key]} differs from {first[key]}: not the same computation")
     table(ran)
     return {"spec": base, "arms": done}

@@ -19,6 +19,7 @@ from hasten.plan import (
     choose_replay,
     choose_turned,
     make_plan,
+    say_products,
 )
 from hasten.policies import Widths, kept_bytes, working_bytes
 
@@ -89,6 +90,15 @@ def test_a_turned_copy_is_kept_where_half_of_the_memory_remains():
     assert "4-bit weights" in choose_turned(0, 20 * 10**9)[1].why
     with pytest.raises(CapabilityError, match="'fp8' with 6.5 GiB free.*takes 6.5 GiB.*load_in_4bit"):
         choose_turned(7 * 10**9, 7 * 10**9)
+
+
+def test_what_stays_in_16_bits_is_said():
+    _, asked = choose_turned(0, 10**9)
+    assert say_products(asked, 32, 32, {}) == (asked,)
+    first, *others = say_products(asked, 30, 32, {"weights are trained": 2})
+    assert first is asked and all(said.fallback and said.choice == "bf16" for said in others)
+    assert [said.why for said in others] == ["2 groups: weights are trained", "2 of 32 layers run their own code"]
+    assert asked not in say_products(asked, 0, 32, {})
 
 
 def test_rows_are_packed_where_a_test_proves_it():

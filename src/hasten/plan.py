@@ -8,7 +8,7 @@ them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -264,6 +264,22 @@ def choose_turned(kept_values: int, free_bytes: int) -> tuple[bool, Decision]:
     )
     copies = kept if kept_values else "4-bit weights are written in 8 bits at every use"
     return turned, Decision(part="products", choice="fp8", why=f"asked for; one scale per token and output; {copies}")
+
+
+def say_products(asked: Decision, fast: int, layers: int, refused: Mapping[str, int]) -> tuple[Decision, ...]:
+    """What 8-bit products became: the decision, and everything that stays in 16 bits.
+
+    Args:
+        asked: from `choose_turned`.
+        fast: layers that are fast.
+        layers: all.
+        refused: groups of projections in them by the reason why they stay.
+    """
+    whys = [f"{count} groups: {why}" for why, count in refused.items()]
+    if fast < layers:
+        whys.append(f"{layers - fast} of {layers} layers run their own code")
+    kept = [Decision(part="products", choice="bf16", why=why, fallback=True) for why in whys]
+    return (asked, *kept) if fast else tuple(kept)
 
 
 def choose_kernels(hardware: Hardware, triton: bool) -> Decision:

@@ -13,11 +13,10 @@ kept: what is measured is the model that the run leaves behind.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import torch
-from torch.nn import functional as F  # noqa: N812
 
 from hasten.blocks.operand import Eight, Operand
 from hasten.blocks.quantized import Workspace
@@ -38,22 +37,15 @@ class Weights8:
     """Of each projection: the packed weight, or its 8-bit rows."""
     rows: tuple[slice, ...]
     turned_KN: torch.Tensor | None
-    workspaces: tuple[Workspace, Workspace]
-    """Where 16-bit values and 8-bit values are for a moment."""
+    workspace: Workspace
     impl: str
-
-    def read(self, packed: Packed, dtype: torch.dtype) -> torch.Tensor:
-        """A 4-bit weight ``[N_i, K]`` in 16 bits, valid until the workspace's next use."""
-        out = self.workspaces[0].take(*packed.shape, dtype, packed.codes.device)
-        dequantize(packed, out, impl=self.impl)
-        return out
 
     def by_rows(self) -> torch.Tensor:
         """``[N, K]``; of 4-bit weights valid until the workspace's next use."""
         if len(self.parts) == 1 and isinstance(self.parts[0], torch.Tensor):
             return self.parts[0]
         shape = len(self.scale_N), len(self.ones_K)
-        out_NK = self.workspaces[1].take(*shape, fp8.DTYPE, self.scale_N.device)  # noqa: N806
+        out_NK = self.workspace.take(*shape, fp8.DTYPE, self.scale_N.device)  # noqa: N806
         for part, own in zip(self.parts, self.rows, strict=True):
             if isinstance(part, Packed):
                 to_fp8(part, self.inverse_N[own], out_NK[own], impl=self.impl)
@@ -66,7 +58,7 @@ class Weights8:
         if self.turned_KN is not None:
             return self.turned_KN
         shape = len(self.ones_K), len(self.scale_N)
-        out_KN = self.workspaces[1].take(*shape, fp8.DTYPE, self.scale_N.device)  # noqa: N806
+        out_KN = self.workspace.take(*shape, fp8.DTYPE, self.scale_N.device)  # noqa: N806
         for part, own in zip(self.parts, self.rows, strict=True):
             if isinstance(part, Packed):
                 to_fp8(part, self.inverse_N[own], out_KN[:, own], turned=True, impl=self.impl)
@@ -77,44 +69,35 @@ class Weights8:
 
 @dataclass
 class Operand8(Operand):
-    """A group as one forward reads it, in 8 bits."""
+    """A group as one forward reads it, in 8 bits; `stored` is the group as it is kept."""
 
     weights8: Weights8 = field(kw_only=True)
     kept_B: torch.Tensor | None = field(kw_only=True)
     """``[N, P]``."""
-    as_kept: bool = field(default=False, kw_only=True)
-    """Whether products are made with the weights as they are kept."""
 
     @property
     def B_NP(self) -> torch.Tensor | None:  # noqa: N802
         """``[N, P]``: B of all adapters."""
         return self.kept_B
 
-    def weight_NKP(self) -> torch.Tensor:  # noqa: N802
-        """Not there: weight and adapters are not one product."""
-        raise NotImplementedError
-
     def cast(self, dtype: torch.dtype) -> Operand8:
         """The same, computed in another dtype."""
         A, B = (None if part is None else part.to(dtype) for part in (self.A_PK, self.kept_B))  # noqa: N806
         return replace(self, dtype=dtype, A_PK=A, kept_B=B)
 
-    def without_gradients(self) -> Operand8:
-        """The same with the weights as they are kept."""
-        return replace(self, as_kept=True)
+    def without_gradients(self) -> Operand:
+        """The group with its weights as they are kept."""
+        return Operand(**{each.name: getattr(self, each.name) for each in fields(Operand)})
 
     def new_eight(self, rows: int, like: torch.Tensor) -> Eight | None:
         """Where whoever makes the input writes it in 8 bits."""
-        return None if self.as_kept else fp8.new_rows(rows, self.width, like.device)
+        return fp8.new_rows(rows, self.width, like.device)
 
     def forward(self, x_MKP: torch.Tensor, eight: Eight | None = None) -> torch.Tensor:
         """``y [M, N]``; see `Operand.forward`."""
         own = self.weights8
-        if self.as_kept:
-            y_MN = self._with_kept_weights(x_MKP[:, : self.width])  # noqa: N806
-        else:
-            x8_MK, scale_M1 = fp8.quantize_rows(x_MKP[:, : self.width], impl=own.impl) if eight is None else eight
-            y_MN = fp8.product(x8_MK, scale_M1, own.by_rows(), own.scale_N, dtype=self.dtype)  # noqa: N806
+        x8_MK, scale_M1 = fp8.quantize_rows(x_MKP[:, : self.width], impl=own.impl) if eight is None else eight
+        y_MN = fp8.product(x8_MK, scale_M1, own.by_rows(), own.scale_N, dtype=self.dtype)
         if self.bias_N is not None:
             y_MN += self.bias_N
         if self.A_PK is not None and self.kept_B is not None:
@@ -133,14 +116,6 @@ class Operand8(Operand):
         z8_MN, scale_M1 = fp8.quantize_rows(dy_MN, own.scale_N, impl=own.impl)
         dx_MK = fp8.product(z8_MN, scale_M1, own.turned(), own.ones_K, dtype=self.dtype)
         return dx_MK, self._widened_gradient(dy_MN)
-
-    def _with_kept_weights(self, x_MK: torch.Tensor) -> torch.Tensor:  # noqa: N803
-        parts = [
-            F.linear(x_MK, self.weights8.read(packed, self.dtype) if packed else weight.detach().to(self.dtype))
-            for weight in self.weights
-            for packed in (packed_of(weight),)
-        ]
-        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
     def _widened_gradient(self, dy_MN: torch.Tensor) -> torch.Tensor:
         return dy_MN.new_empty((len(dy_MN), 0)) if self.kept_B is None else dy_MN @ self.kept_B
@@ -164,7 +139,7 @@ def weights_in_8_bits(
     weights: tuple[torch.Tensor | Packed, ...],
     rows: tuple[slice, ...],
     width: int,
-    workspaces: tuple[Workspace, Workspace],
+    workspace: Workspace,
     *,
     turned: bool,
     impl: str,
@@ -175,7 +150,7 @@ def weights_in_8_bits(
         weights: 16-bit ``[N_i, K]``, or packed.
         rows: of each in the group.
         width: K.
-        workspaces: where 16-bit values and 8-bit values are for a moment.
+        workspace: where 8-bit values are for a moment.
         turned: whether a turned copy of 16-bit weights is kept.
         impl: which kernels run.
     """
@@ -207,6 +182,6 @@ def weights_in_8_bits(
         parts=tuple(parts),
         rows=rows,
         turned_KN=fp8.transpose(together, impl=impl) if turned and together is not None else None,
-        workspaces=workspaces,
+        workspace=workspace,
         impl=impl,
     )

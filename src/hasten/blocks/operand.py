@@ -22,8 +22,8 @@ Eight = tuple[torch.Tensor, torch.Tensor]
 class Operand:
     """A group as one forward reads it."""
 
-    stored: torch.Tensor | Mixed | None
-    """``[N, K + P]``: weight and B of all adapters, or what they are made from at every use; None in 8 bits."""
+    stored: torch.Tensor | Mixed
+    """``[N, K + P]``: weight and B of all adapters, or what they are made from at every use."""
     dtype: torch.dtype
     """What is computed in."""
     widened: int
@@ -41,7 +41,6 @@ class Operand:
         """``[N, K + P]``: weight and B of all adapters; of 4-bit weights valid until any group's next use."""
         if isinstance(self.stored, torch.Tensor):
             return self.stored
-        assert self.stored is not None
         return self.stored.read(self.widened, self.dtype, self.factors)
 
     @property

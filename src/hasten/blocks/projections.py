@@ -189,15 +189,11 @@ class ProjectionGroup:
         self.factors = self._factors(rows)
         used = self.factors[-1].columns.stop if self.factors else 0
         parts = tuple(weight if part is None else part for weight, part in zip(weights, packed, strict=True))
-        stored: torch.Tensor | Mixed | None
+        stored: torch.Tensor | Mixed = Mixed(parts, tuple(rows), width, self.workspace, self.impl)
         self._values = self._seen()
         eight = None if self.compute8 is None or refusal_8(weights) else self.compute8
-        if eight is not None:
-            widened, stored = _aligned(used, _STEP), None
-        elif any(packed):
-            widened = _aligned(used, _STEP)
-            stored = Mixed(parts, tuple(rows), width, self.workspace, self.impl)
-        else:
+        widened = _aligned(used, _STEP)
+        if eight is None and not any(packed):
             widened = _aligned(used, ALIGNED.get(device.type, 1))
             stored = self._memory(weights, rows, width, widened)[:, : width + widened]
         fits = (
@@ -223,8 +219,7 @@ class ProjectionGroup:
         source = [(id(weight), weight.data_ptr(), weight._version) for weight in weights]
         if self._made is None or self._made[0] != source:
             self._made = None  # the old ones are free before the new ones are made
-            places = self.workspace, eight.workspace
-            made = weights_in_8_bits(parts, common["rows"], width, places, turned=eight.turned, impl=self.impl)
+            made = weights_in_8_bits(parts, common["rows"], width, eight.workspace, turned=eight.turned, impl=self.impl)
             self._made = source, made
         kept_B = torch.zeros((place, widened), dtype=dtype, device=device) if widened else None  # noqa: N806
         self._written = ()

@@ -20,7 +20,6 @@ from hasten.data.formats import RowProblem
 from hasten.data.generation_tag import without_markers
 from hasten.data.templates import ChatEncoder
 from hasten.errors import ConfigError, StorageError, did_you_mean
-from hasten.kernels.nf4.packed import packed_of
 from hasten.lora.attach import value_count
 from hasten.lora.merge import merged_state_dict, weights_in_4_bits
 from hasten.lora.originals import Originals
@@ -193,9 +192,10 @@ def choose_originals(model: Any, wanted: str) -> Originals | None:
         remedy = did_you_mean(wanted, BASE_WEIGHTS, "Use 'auto'.")
         raise ConfigError("base_weights", repr(wanted), f"Allowed: {', '.join(BASE_WEIGHTS)}.", remedy)
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    if wanted == "quantized" or not in_4_bits(model):
+    in_four = weights_in_4_bits(model)
+    if wanted == "quantized" or not in_four:
         return None
-    found = Originals.of(base, weights_in_4_bits(model))
+    found = Originals.of(base, in_four)
     if found is None and wanted == "original":
         raise ConfigError(
             "base_weights",
@@ -206,14 +206,9 @@ def choose_originals(model: Any, wanted: str) -> Originals | None:
     return found
 
 
-def in_4_bits(model: Any) -> bool:
-    """Whether some weights are kept in 4 bits."""
-    return any(packed_of(parameter) is not None for parameter in model.parameters())
-
-
 def say_base(model: Any, originals: Originals | None) -> None:
     """What a 4-bit model was merged into, and how far that is from what its adapter was trained on."""
-    if not in_4_bits(model):
+    if not weights_in_4_bits(model):
         return
     if originals is None:
         say("merged into the 4-bit weights' own values: what the adapter was trained on")

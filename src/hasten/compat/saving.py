@@ -17,7 +17,6 @@ from hasten.compat.merged import (
     choose_originals,
     clean_tokenizer,
     half_dtype,
-    in_4_bits,
     require_adapter,
     require_space,
     say_base,
@@ -29,6 +28,7 @@ from hasten.compat.offered import Unoffered, require_defaults
 from hasten.compat.origin import origin_of
 from hasten.errors import CapabilityError, ConfigError, StorageError, did_you_mean
 from hasten.files import new_folder, require_writable
+from hasten.lora.merge import weights_in_4_bits
 from hasten.lora.save import refuse_nonfinite, save_adapter
 from hasten.quant.surviving import surviving_share
 
@@ -134,7 +134,7 @@ def save_pretrained_merged(
         return
     kept = half_dtype(model) if dtype is None else getattr(torch, str(dtype).removeprefix("torch."))
     refuse_nonfinite(model)
-    require_space(model, folder, kept, copies=1.0 if method == MERGED else 1.3)
+    require_space(model, folder, kept, copies=1.0 if method == MERGED else 1.3)  # NF4 lies beside 16 bits
     originals = choose_originals(model, base_weights)
     written: dict[str, Any] = {
         "dtype": kept,
@@ -164,7 +164,7 @@ def _share(model: Any, originals: Any, method: str, dtype: torch.dtype) -> float
         CapabilityError: it was not forced.
     """
     require_adapter(model, method)
-    if not in_4_bits(model):
+    if not weights_in_4_bits(model):
         rule = "Only a model that was loaded in 4 bits is merged into 4 bits."
         raise ConfigError("save_method", repr(method), rule, f"Use '{MERGED}', then `hasten quantize` on that folder.")
     share = surviving_share(model, originals, dtype)

@@ -49,6 +49,7 @@ from hasten.plan import (
     choose_replay,
     choose_turned,
     make_plan,
+    say_products,
 )
 from hasten.report.console import make_console
 from hasten.report.progress import TrainingProgress
@@ -250,21 +251,16 @@ def _make_fast(
     model: Any, asked: Literal["auto", "on", "off"], hardware: Hardware, plan: Plan, steps: Steps, training: Prepared
 ) -> Fitted:
     """Swap the fast modules in and let each layer keep what memory allows."""
-    compute8, products = None, []
+    compute8, asked_8 = None, None
     if plan.compute == "fp8":
-        turned, decision = choose_turned(kept_values(model), free_bytes(hardware))
-        compute8, products = Compute8(turned=turned), [decision]
+        turned, asked_8 = choose_turned(kept_values(model), free_bytes(hardware))
+        compute8 = Compute8(turned=turned)
     fast = apply(model, compute8=compute8)
-    if compute8 is not None:
-        plain = fast.of - fast.layers
-        whys = [f"{count} groups: {why}" for why, count in fast.refused_8.items()]
-        whys += [f"{plain} of {fast.of} layers run their own code"] * bool(plain)
-        products = products * bool(fast.layers)
-        products += [Decision(part="products", choice="bf16", why=why, fallback=True) for why in whys]
+    products = say_products(asked_8, fast.layers, fast.of, fast.refused_8) if asked_8 else ()
     if not fast.layers:
         if asked == "on":
             enable_checkpointing(model)
-        return Fitted(fast, decisions=tuple(products))
+        return Fitted(fast, decisions=products)
     tokens = max(steps.token_budget, int(lengths_of(training.documents).max()))
     sizes: dict[str, Any] = {
         "tokens": round_up(tokens) if plan.rounded else tokens,

@@ -50,7 +50,7 @@ def product(
     x8_MK: torch.Tensor,
     x_scale_M1: torch.Tensor,
     w8_NK: torch.Tensor,
-    w_scale_N: torch.Tensor | None = None,
+    w_scale_N: torch.Tensor,
     *,
     dtype: torch.dtype,
 ) -> torch.Tensor:
@@ -62,7 +62,7 @@ def product(
         x8_MK: ``[M, K]``, contiguous rows.
         x_scale_M1: float32 ``[M, 1]``.
         w8_NK: ``[N, K]``, contiguous rows; N and K multiples of 16 on a GPU.
-        w_scale_N: float32 ``[N]``; None: 1.
+        w_scale_N: float32 ``[N]``.
         dtype: of the result; bfloat16 on a GPU.
 
     Returns:
@@ -70,8 +70,6 @@ def product(
     """
     if not x8_MK.is_cuda:
         return reference.product(x8_MK, x_scale_M1, w8_NK, w_scale_N).to(dtype)
-    if w_scale_N is None:
-        w_scale_N = torch.ones(len(w8_NK), device=w8_NK.device)
     rowwise = F.ScalingType.RowWise  # type: ignore[attr-defined]
     return F.scaled_mm(  # type: ignore[attr-defined, no-any-return]
         x8_MK, w8_NK.t(), x_scale_M1, rowwise, w_scale_N[None, :], rowwise, output_dtype=dtype, use_fast_accum=True

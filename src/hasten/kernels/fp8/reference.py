@@ -22,8 +22,7 @@ def quantize_rows(x_MK: torch.Tensor, factor_K: torch.Tensor | None, out: torch.
 
 
 def product(
-    x8_MK: torch.Tensor, x_scale_M1: torch.Tensor, w8_NK: torch.Tensor, w_scale_N: torch.Tensor | None
+    x8_MK: torch.Tensor, x_scale_M1: torch.Tensor, w8_NK: torch.Tensor, w_scale_N: torch.Tensor
 ) -> torch.Tensor:
     """float32 ``[M, N]``."""
-    y_MN = (x8_MK.float() @ w8_NK.float().t()) * x_scale_M1
-    return y_MN if w_scale_N is None else y_MN * w_scale_N
+    return (x8_MK.float() @ w8_NK.float().t()) * x_scale_M1 * w_scale_N
