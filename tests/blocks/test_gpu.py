@@ -29,10 +29,10 @@ SIZES = {
 }
 
 
-def model_of(dtype, seed=0):
+def model_of(dtype, seed=0, **adapter):
     model = get_peft_model(
         tiny.of_config(LlamaConfig(**SIZES), seed=seed).to("cuda", dtype),
-        LoraConfig(task_type="CAUSAL_LM", r=6, target_modules="all-linear", init_lora_weights=False),
+        LoraConfig(task_type="CAUSAL_LM", r=6, target_modules="all-linear", init_lora_weights=False, **adapter),
     )
     return model.train()
 
@@ -84,6 +84,16 @@ def test_16_bit_gradients_are_as_good_as_transformers(dtype, length):
     own, theirs = ((result - results[0]).norm() for result in results[1:])
     assert 0 < own <= 1.2 * theirs
     assert refused_in_training(fast) == set()
+
+
+def test_adapters_of_other_widths_in_other_layers():
+    """The rows of their gradients differ in width, which attention's backward must not take from another layer."""
+    plain = model_of(torch.bfloat16, rank_pattern={"layers.1.self_attn.o_proj": 70})
+    fast, truth = copy.deepcopy(plain), copy.deepcopy(plain).double()
+    assert apply(fast).complete
+    results = [dense(model) for model in (truth, fast, plain)]
+    own, theirs = ((result - results[0]).norm() for result in results[1:])
+    assert 0 < own <= 1.2 * theirs
 
 
 @pytest.mark.parametrize("policy", POLICIES)

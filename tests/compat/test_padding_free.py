@@ -89,8 +89,10 @@ def test_the_losses_of_padded_rows(adapted_twice):
     own, theirs = losses(free), losses(padded)
     assert len(own) == 3 and own[0] != own[-1]
     # Logs round to four digits; on a GPU both train in bfloat16.
-    allowed = 2.0**-8 if torch.cuda.is_available() else 1e-4
-    torch.testing.assert_close(torch.tensor(own), torch.tensor(theirs), rtol=allowed, atol=0)
+    rounded = torch.cuda.is_available()
+    torch.testing.assert_close(torch.tensor(own), torch.tensor(theirs), rtol=2.0**-8 if rounded else 1e-4, atol=0)
+    if rounded:
+        return  # Adam's first steps are a gradient's sign, whatever its size: rounding decides those near zero
     for (name, one), (_, other) in zip(free.model.named_parameters(), padded.model.named_parameters(), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4, msg=name)  # Adam divides by small gradients
 

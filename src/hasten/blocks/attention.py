@@ -5,7 +5,11 @@ length are a batch of whole rows. On Hopper and later cuDNN's kernel is about tw
 (docs/LOG.md). But it plans anew for every shape, which takes longer than a step, and torch takes it for any row with a
 mask; so it may run only where shapes repeat: causal rows of a length that is a multiple of 128.
 
-The backward is torch's: `Attended` keeps the small graph of this one call, made inside a block's own forward.
+The backward is torch's: `Attended` keeps the small graph of this one call, made inside a block's own forward. A plan of
+cuDNN's backward holds the strides of the output's gradient, but torch finds plans again by those of queries, keys and
+values (2.11 and 2.13): a second layout is read with the strides of the first, which gives wrong gradients or ends in an
+illegal access. Adapters differ in width between layers, and so do the rows of their gradients. So dense attention is
+given contiguous gradients, whoever computes it.
 
 Shapes: B batch, T tokens, H query heads, K key/value heads, D head width.
 """
@@ -56,11 +60,15 @@ class Attended:
     output_BTHD: torch.Tensor
     inputs: tuple[torch.Tensor, ...]
     """Queries, keys, values."""
+    dense: bool
+    """Whether whole rows were attended to."""
     ordered: bool = False
     """Whether the backward is flash attention's over packed rows, which can be ordered."""
 
     def backward(self, doutput_BTHD: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Gradients of queries, keys and values, each ``[B, T, heads, D]``."""
+        if self.dense and doutput_BTHD.is_cuda:
+            doutput_BTHD = doutput_BTHD.contiguous()  # noqa: N806
         if not self.ordered:
             return torch.autograd.grad(self.output_BTHD, self.inputs, doutput_BTHD)
         with ordered_backward():
@@ -86,7 +94,7 @@ def attend(
         if documents:
             rows = [part.unflatten(1, (documents, -1)).squeeze(0).transpose(1, 2) for part in inputs]
             output = _dense(rows[0], rows[1], rows[2], view).transpose(1, 2).flatten(0, 1).unsqueeze(0)
-            return Attended(output, inputs)
+            return Attended(output, inputs, dense=True)
         query, key, value = (part.transpose(1, 2) for part in inputs)
         if view.cu_seq_lens is not None:
             output, _ = packed_attention_forward(
@@ -104,7 +112,7 @@ def attend(
             )
         else:
             output = _dense(query, key, value, view).transpose(1, 2)
-    return Attended(output, inputs, ordered)
+    return Attended(output, inputs, dense=view.cu_seq_lens is None, ordered=ordered)
 
 
 _NO_MODULE: Any = None
