@@ -234,7 +234,7 @@ def choose_replay(
     )  # fmt: skip
     if why:
         return 0, Decision(part="launches", choice="one by one", why=why, fallback=layout != "padded")
-    why = f"micro-batches of up to {most:,} tokens whose sizes recur: one launch instead of thousands"
+    why = f"where a GPU waits for launches: micro-batches of up to {most:,} tokens whose sizes recur"
     return most, Decision(part="launches", choice="recorded and replayed", why=why)
 
 

@@ -88,12 +88,15 @@ def test_16_bit_gradients_are_as_good_as_transformers(dtype, length):
 
 def test_adapters_of_other_widths_in_other_layers():
     """The rows of their gradients differ in width, which attention's backward must not take from another layer."""
-    plain = model_of(torch.bfloat16, rank_pattern={"layers.1.self_attn.o_proj": 70})
-    fast, truth = copy.deepcopy(plain), copy.deepcopy(plain).double()
-    assert apply(fast).complete
-    results = [dense(model) for model in (truth, fast, plain)]
-    own, theirs = ((result - results[0]).norm() for result in results[1:])
-    assert 0 < own <= 1.2 * theirs
+    ratios = []
+    for seed in range(8):
+        plain = model_of(torch.bfloat16, seed, rank_pattern={"layers.1.self_attn.o_proj": 70})
+        fast, truth = copy.deepcopy(plain), copy.deepcopy(plain).double()
+        assert apply(fast).complete
+        results = [dense(model) for model in (truth, fast, plain)]
+        own, theirs = ((result - results[0]).norm() for result in results[1:])
+        ratios.append(float(own / theirs))
+    assert 0 < statistics.geometric_mean(ratios) <= 1.2
 
 
 @pytest.mark.parametrize("policy", POLICIES)

@@ -7,7 +7,7 @@ from transformers import TrainerCallback
 from hasten.blocks.apply import set_policies
 from hasten.training.config import combine
 from hasten.training.job import train
-from hasten.training.replay import FixedGradients, Replay, same_state
+from hasten.training.replay import EXPOSED, FixedGradients, Replay, same_state
 from support.jobs import each_trainer
 
 
@@ -43,6 +43,12 @@ def test_states_are_compared_by_identity_and_plain_values_by_value():
     assert not same_state([one], None)
 
 
+@pytest.fixture
+def at_once(monkeypatch):
+    """Sizes are recorded when they come the second time, however fast they are launched."""
+    monkeypatch.setattr("hasten.training.replay.EXPOSED", 0)
+
+
 def run(values, *, replayed, change=None):
     """A finished run and its trainer."""
     made = []
@@ -59,6 +65,7 @@ def run(values, *, replayed, change=None):
 
 
 @pytest.mark.gpu
+@pytest.mark.usefixtures("at_once")
 @pytest.mark.parametrize("budget", [0, 1], ids=["one micro-batch", "one per document"])
 @pytest.mark.parametrize("checkpointing", ["off", "on"])
 def test_replayed_steps_are_the_launched_ones_bit_by_bit(tiny_values, budget, checkpointing):
@@ -73,6 +80,7 @@ def test_replayed_steps_are_the_launched_ones_bit_by_bit(tiny_values, budget, ch
 
 
 @pytest.mark.gpu
+@pytest.mark.usefixtures("at_once")
 def test_recordings_are_forgotten_where_what_they_depend_on_changes(tiny_values):
     class Change(TrainerCallback):
         def on_step_end(self, args, state, control, model=None, **kwargs):
@@ -97,6 +105,7 @@ def test_recordings_are_forgotten_where_what_they_depend_on_changes(tiny_values)
 
 
 @pytest.mark.gpu
+@pytest.mark.usefixtures("at_once")
 def test_inputs_that_wait_in_host_memory_are_recorded_too(tiny_values):
     def offload(trainer):
         set_policies(trainer.model, ["offload"] * trainer.model.config.num_hidden_layers)
@@ -109,6 +118,7 @@ def test_inputs_that_wait_in_host_memory_are_recorded_too(tiny_values):
 
 
 @pytest.mark.gpu
+@pytest.mark.usefixtures("at_once")
 @pytest.mark.parametrize("four_bit", [False, True])
 def test_8_bit_products_are_recorded_too(tiny_values, four_bit):
     tiny_values["training"] |= {"steps": 16, "deterministic": True}
@@ -121,6 +131,7 @@ def test_8_bit_products_are_recorded_too(tiny_values, four_bit):
 
 
 @pytest.mark.gpu
+@pytest.mark.usefixtures("at_once")
 def test_what_waits_for_the_device_is_never_recorded():
     weight = torch.nn.Parameter(torch.ones(4, device="cuda"))
 
@@ -150,6 +161,7 @@ def linear(weight):
 
 
 @pytest.mark.gpu
+@pytest.mark.usefixtures("at_once")
 def test_only_what_fits_is_recorded():
     weight = torch.nn.Parameter(torch.ones(4, device="cuda"))
     replay = Replay(linear(weight), [weight], lambda: [0], lambda inputs: len(inputs["x"]) < 4)
@@ -160,6 +172,7 @@ def test_only_what_fits_is_recorded():
 
 
 @pytest.mark.gpu
+@pytest.mark.usefixtures("at_once")
 def test_no_more_sizes_than_there_is_room_for_and_it_is_said(monkeypatch):
     monkeypatch.setattr("hasten.training.replay.MOST", 2)
     weight = torch.nn.Parameter(torch.ones(9, device="cuda"))
@@ -172,6 +185,7 @@ def test_no_more_sizes_than_there_is_room_for_and_it_is_said(monkeypatch):
 
 
 @pytest.mark.gpu
+@pytest.mark.usefixtures("at_once")
 def test_sizes_are_recorded_again_after_a_change():
     weight = torch.nn.Parameter(torch.ones(9, device="cuda"))
     state = [0]
@@ -184,6 +198,7 @@ def test_sizes_are_recorded_again_after_a_change():
 
 
 @pytest.mark.gpu
+@pytest.mark.usefixtures("at_once")
 def test_an_evaluation_forgets_no_recording(tiny_values):
     tiny_values["training"] |= {"steps": 16, "evaluate_every": 4, "deterministic": True}
     _, trainer = run(tiny_values, replayed=True)
@@ -193,6 +208,7 @@ def test_an_evaluation_forgets_no_recording(tiny_values):
 
 
 @pytest.mark.gpu
+@pytest.mark.usefixtures("at_once")
 def test_gradients_of_a_step_add_up_over_launched_and_replayed_parts():
     weight = torch.nn.Parameter(torch.ones(5, device="cuda"))
     replay = Replay(linear(weight), [weight], lambda: [0])
@@ -203,3 +219,24 @@ def test_gradients_of_a_step_add_up_over_launched_and_replayed_parts():
         assert losses == [5 * (turn + part) / 4 for part in range(3)]
         assert weight.grad.tolist() == [(3 * turn + 3) / 4] * 5
     assert replay.replayed > 6 and not replay.stopped
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("busy", [False, True])
+def test_recorded_only_where_the_device_waits_for_launches(busy):
+    """A device that has not done the last micro-batch when the next one comes has not waited."""
+    weight = torch.nn.Parameter(torch.ones(5, device="cuda"))
+
+    def compute(inputs, divisor):
+        loss = linear(weight)(inputs, divisor)
+        if busy:
+            torch.cuda._sleep(50_000_000)
+        return loss
+
+    replay = Replay(compute, [weight], lambda: [0])
+    for _ in range(6):
+        if not busy:
+            torch.cuda.synchronize()
+        replay.run({"x": torch.ones(5)}, 1)
+    assert weight.grad.tolist() == [6.0] * 5
+    assert replay.replayed == (0 if busy else 6 - EXPOSED) and not replay.stopped

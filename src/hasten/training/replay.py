@@ -7,8 +7,12 @@ kernels read their inputs from the same memory, which is filled anew, and add to
 Nothing is computed in another way: the same kernels in the same order, so the same bits. Of each size
 
     the first    is run as it is, while torch watches: where the processor waits for the device, nothing is recorded
-    the second   is recorded, and replayed
+    the next     are run as they are until the device has been idle after two of them: it waited for launches
+    the next     is recorded, and replayed
     all others   are replayed
+
+So a size is recorded only where that saves time: not where the device has more to do than the processor, and not where
+sizes are rare. When that is found out differs from run to run; what is computed does not.
 
 What a recording depends on beside values (which adapters are active, what layers keep, where weights lie) is compared
 before every replay. What comes and goes in recordings shares one memory, apart from that of everything not recorded.
@@ -29,6 +33,9 @@ MOST = 64
 Inputs = dict[str, Any]
 Compute = Callable[[Inputs, torch.Tensor], torch.Tensor]
 """A micro-batch's forward and backward: inputs on the device and the loss's divisor, a scalar there, to the loss."""
+
+EXPOSED = 2
+"""Runs of a size after which the device was idle, before it is recorded: that takes longer than a few launched runs."""
 
 _WAITS = "called a synchronizing CUDA operation"
 _PROTOTYPE = "Synchronization debug mode is a prototype"
@@ -117,6 +124,10 @@ class Replay:
         """Micro-batches that were."""
         self._ready: set[Any] = set()
         """Sizes that were run without waiting."""
+        self._exposed: dict[Any, int] = {}
+        """Of sizes that are not recorded: after how many runs the device was idle."""
+        self._last: tuple[Any, torch.cuda.Event] | None = None
+        """The size of the last run that was launched, and its end."""
         self._waited: set[Any] = set()
         self._known: list[Any] | None = None
         self._heard: dict[Any, Any] = {}
@@ -134,6 +145,7 @@ class Replay:
             The loss; it is read before the next call.
         """
         self.gradients.attach()
+        self._look_back()
         state = self.state()
         if state is None or not same_state(state, self._known):
             self._forget()
@@ -143,8 +155,10 @@ class Replay:
         if recording is None:
             if state is None or self.stopped or not self._room() or not self.fits(inputs):
                 return self.compute(self._moved(inputs), self._scalar(divisor))
-            if size not in self._ready or (recording := self._record(inputs, divisor)) is None:
-                return self._watched(size, inputs, divisor)
+            if size not in self._ready:
+                return self._noted(size, self._watched(size, inputs, divisor))
+            if self._exposed.get(size, 0) < EXPOSED or (recording := self._record(inputs, divisor)) is None:
+                return self._noted(size, self.compute(self._moved(inputs), self._scalar(divisor)))
             self.recordings[size] = recording
         self.replayed += 1
         return recording.run(inputs, divisor)
@@ -152,7 +166,7 @@ class Replay:
     def close(self) -> None:
         """Give up the recordings and their memory."""
         self._forget()
-        self._known = None
+        self._known = self._last = None
 
     def _record(self, inputs: Inputs, divisor: int) -> Recording | None:
         """Record without computing; None where memory is short, which ends all recording."""
@@ -197,6 +211,20 @@ class Replay:
             self._waited.add(size)
         return loss
 
+    def _noted(self, size: Any, loss: torch.Tensor) -> torch.Tensor:
+        """Remember where on the device a launched run ends."""
+        end = torch.cuda.Event()
+        end.record(torch.cuda.current_stream(self.device))
+        self._last = size, end
+        return loss
+
+    def _look_back(self) -> None:
+        """Count the last launched run if the device has done it before the next one has come."""
+        if self._last is not None:
+            size, end = self._last
+            self._exposed[size] = self._exposed.get(size, 0) + end.query()
+        self._last = None
+
     def _room(self) -> bool:
         """Whether one more size is kept; says it once where not."""
         if len(self.recordings) < MOST:
@@ -213,6 +241,7 @@ class Replay:
     def _forget(self) -> None:
         self.recordings.clear()
         self._ready.clear()
+        self._exposed.clear()
         self._memory = torch.cuda.graph_pool_handle()
 
     def _moved(self, inputs: Inputs, *, copied: bool = False) -> Inputs:
