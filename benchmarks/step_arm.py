@@ -73,6 +73,8 @@ def make_model(spec: dict[str, Any], device: str) -> Any:
     model = _base(spec, device)
     if "qlora" in arm:
         _quantize(model)
+    if "w8" in arm.split("-"):
+        _keep_in_8_bits(model)
     if spec["lora"]:
         from peft import LoraConfig, get_peft_model
 
@@ -112,6 +114,21 @@ def _quantize(model: Any) -> None:
             setattr(model.get_submodule(parent), own, made)
             module.weight = None
     model.is_loaded_in_4bit = True  # PEFT asks
+
+
+def _keep_in_8_bits(model: Any) -> None:
+    """Every linear layer but the head as hasten's 8-bit floats."""
+    from hasten.kernels.row_scaled.op import quantize
+    from hasten.loading.eight_bit import Fp8Linear
+
+    for name, module in list(model.named_modules()):
+        if type(module) is torch.nn.Linear and name != "lm_head":
+            eight = quantize(module.weight.data)
+            made = Fp8Linear(module.in_features, module.out_features, False, module.weight.dtype)
+            made.weight = torch.nn.Parameter(eight.codes, requires_grad=False)
+            made.weight_scale = eight.scale[:, None].clone()
+            model.set_submodule(name, made)
+            module.weight = None
 
 
 def _filled(model: Any) -> Any:
@@ -159,7 +176,15 @@ def make_step(spec: dict[str, Any], model: Any, batch: torch.Tensor) -> Any:
         applied = apply(model, compute8=Compute8() if arm.endswith("-fp8") else None)
         assert applied.complete and not applied.refused_8, applied.line()
         named = arm.removesuffix("-fp8").partition("-")[2]
-        policy: Any = {"": "keep", "launched": "keep", "qlora": "offload", "qlora-free": "keep"}.get(named, named)
+        policies = {
+            "": "keep",
+            "launched": "keep",
+            "qlora": "offload",
+            "qlora-free": "keep",
+            "w8": "offload",
+            "w8-free": "keep",
+        }
+        policy: Any = policies.get(named, named)
         set_policies(model, [policy] * applied.of)
         return _packed_step(model, batch, replayed=named != "launched")
     if checkpointed:

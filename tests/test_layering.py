@@ -12,7 +12,7 @@ TESTS = Path(__file__).parent
 # A unit may import what stands in an earlier row, and itself. Units of one row know nothing of each other.
 LAYERS = [
     ["errors"],
-    ["schema", "files", "policies"],
+    ["schema", "files", "policies", "storage"],
     ["hardware", "families", "kernels"],
     ["plan", "loading", "data", "runs"],
     ["blocks", "lora", "objectives", "generate", "report"],

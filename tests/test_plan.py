@@ -83,17 +83,21 @@ def test_8_bit_products_are_refused_with_the_reason():
 
 
 def test_a_turned_copy_is_kept_where_half_of_the_memory_remains():
-    turned, said = choose_turned(7 * 10**9, 40 * 10**9)
+    turned, said = choose_turned(7 * 10**9, 0, 40 * 10**9)
     assert turned and said.choice == "fp8" and "13.0 GiB for two copies" in said.why
-    turned, said = choose_turned(7 * 10**9, 20 * 10**9)
+    turned, said = choose_turned(7 * 10**9, 0, 20 * 10**9)
     assert not turned and "6.5 GiB for one copy" in said.why
-    assert "4-bit weights" in choose_turned(0, 20 * 10**9)[1].why
+    assert "4-bit weights" in choose_turned(0, 0, 20 * 10**9)[1].why
+    turned, said = choose_turned(0, 7 * 10**9, 20 * 10**9)
+    assert turned and "6.5 GiB for turned copies" in said.why
+    turned, said = choose_turned(0, 7 * 10**9, 13 * 10**9)
+    assert not turned and "turned when used" in said.why
     with pytest.raises(CapabilityError, match="'fp8' with 6.5 GiB free.*takes 6.5 GiB.*load_in_4bit"):
-        choose_turned(7 * 10**9, 7 * 10**9)
+        choose_turned(7 * 10**9, 0, 7 * 10**9)
 
 
 def test_what_stays_in_16_bits_is_said():
-    _, asked = choose_turned(0, 10**9)
+    _, asked = choose_turned(0, 0, 10**9)
     assert say_products(asked, 32, 32, {}) == (asked,)
     first, *others = say_products(asked, 30, 32, {"weights are trained": 2})
     assert first is asked and all(said.fallback and said.choice == "bf16" for said in others)
@@ -131,8 +135,8 @@ def test_checkpointing(asked):
 
 
 def test_4bit_is_passed_on_and_said():
-    plan = make_plan(SPARK, LLAMA, "llama", Request(load_in_4bit=True, optimizer="adamw_8bit"))
-    assert plan.load_in_4bit and plan.optimizer == "adamw_8bit"
+    plan = make_plan(SPARK, LLAMA, "llama", Request(storage="nf4", optimizer="adamw_8bit"))
+    assert plan.storage == "nf4" and plan.optimizer == "adamw_8bit"
     assert decision(plan, "frozen weights").choice == "NF4"
     plain = make_plan(SPARK, LLAMA, "llama", Request())
     assert not any(decision.part == "frozen weights" for decision in plain.decisions)

@@ -16,6 +16,7 @@ from hasten.errors import CapabilityError, ConfigError, did_you_mean
 from hasten.families.base import Family
 from hasten.hardware.probe import Hardware
 from hasten.policies import POLICIES, Policy, Widths, choose_policies, kept_bytes, working_bytes
+from hasten.storage import SAID, Storage
 
 DType = Literal["bfloat16", "float16", "float32"]
 DTYPES: tuple[DType, ...] = get_args(DType)
@@ -37,7 +38,7 @@ class Request:
     """What the user asked for; ``auto`` leaves the choice to the Plan."""
 
     dtype: Literal["auto"] | DType = "auto"
-    load_in_4bit: bool = False
+    storage: Storage = "plain"
     compute: Compute = "bf16"
     packing: Literal["auto", "on", "off"] = "auto"
     checkpointing: Literal["auto", "on", "off"] = "auto"
@@ -65,7 +66,7 @@ class Plan:
 
     device: str
     dtype: DType
-    load_in_4bit: bool
+    storage: Storage
     compute: Compute
     """What products of frozen weights are made in."""
     autocast: bool
@@ -119,8 +120,9 @@ def make_plan(hardware: Hardware, family: Family, model_type: str, request: Requ
         Decision(part="device", choice=hardware.device, why=f"{hardware.name}, {hardware.total_bytes / 2**30:.0f} GiB"),
         dtype_decision,
     ]
-    if request.load_in_4bit:
-        decisions.append(Decision(part="frozen weights", choice="NF4", why="4-bit storage was asked for"))
+    if request.storage != "plain":
+        choice = request.storage.upper() if request.storage == "nf4" else request.storage
+        decisions.append(Decision(part="frozen weights", choice=choice, why=SAID[request.storage]))
     layout = _choose_layout(hardware, family, model_type, request, decisions)
     if request.deterministic and hardware.is_cuda:
         why = "asked for; attention's backward adds in one order"
@@ -134,7 +136,7 @@ def make_plan(hardware: Hardware, family: Family, model_type: str, request: Requ
     return Plan(
         device=hardware.device,
         dtype=dtype,
-        load_in_4bit=request.load_in_4bit,
+        storage=request.storage,
         compute=request.compute,
         autocast=dtype != "float32",
         layout=layout,
@@ -238,15 +240,16 @@ def choose_replay(
     return most, Decision(part="launches", choice="recorded and replayed", why=why)
 
 
-def choose_turned(kept_values: int, free_bytes: int) -> tuple[bool, Decision]:
-    """Whether 16-bit weights have a second 8-bit copy, turned round, or are turned at every use.
+def choose_turned(kept_values: int, own_values: int, free_bytes: int) -> tuple[bool, Decision]:
+    """Whether weights have an 8-bit copy that is turned round, or are turned at every use.
 
     Args:
-        kept_values: of frozen 16-bit weights in fast layers; 4-bit ones keep no copy.
+        kept_values: of frozen 16-bit weights in fast layers, which need a copy by rows as well.
+        own_values: of those that are kept in 8-bit floats already. 4-bit ones keep no copy.
         free_bytes: device memory that is free now.
 
     Returns:
-        The choice: two copies where half of what is free remains.
+        The choice: turned copies where half of what is free remains.
 
     Raises:
         CapabilityError: one copy would take nearly all that is free.
@@ -256,13 +259,16 @@ def choose_turned(kept_values: int, free_bytes: int) -> tuple[bool, Decision]:
             "model.compute",
             f"'fp8' with {free_bytes / 2**30:.1f} GiB free",
             f"An 8-bit copy of this model's frozen weights takes {kept_values / 2**30:.1f} GiB beside them.",
-            "Use 'bf16', or load_in_4bit, whose weights are written in 8 bits only when they are used.",
+            "Use 'bf16', load_in_fp8, or load_in_4bit, whose weights are written in 8 bits only when they are used.",
         )
-    turned = 4 * kept_values <= free_bytes
-    kept = (
-        f"{(1 + turned) * kept_values / 2**30:.1f} GiB for {'two copies' if turned else 'one copy, turned when used'}"
-    )
-    copies = kept if kept_values else "4-bit weights are written in 8 bits at every use"
+    turned = 2 * (2 * kept_values + own_values) <= free_bytes
+    needed = kept_values + turned * (kept_values + own_values)
+    which = ("two copies" if kept_values else "turned copies") if turned else "one copy, turned when used"
+    copies = (
+        f"{needed / 2**30:.1f} GiB for {which}" if needed
+        else "weights are turned when used" if own_values
+        else "4-bit weights are written in 8 bits at every use"
+    )  # fmt: skip
     return turned, Decision(part="products", choice="fp8", why=f"asked for; one scale per token and output; {copies}")
 
 

@@ -99,6 +99,48 @@ def test_adapters_of_other_widths_in_other_layers():
     assert 0 < statistics.geometric_mean(ratios) <= 1.2
 
 
+@pytest.mark.parametrize("kept", ["floats", "whole_numbers"])
+def test_gradients_of_8_bit_weights_are_as_good_as_those_of_their_values(kept):
+    from blocks import test_stored_in_8_bits as stored
+    from blocks.test_quantized import adapted
+
+    ratios = []
+    for seed in range(6):
+        base = tiny.of_config(LlamaConfig(**SIZES), seed=seed)
+        base = stored.replace(base, getattr(stored, kept)).to("cuda")
+        values = stored.replace(copy.deepcopy(base), lambda module: stored.plain(module).float())
+        exact = adapted(copy.deepcopy(values)).float().cuda()
+        fast, plain = adapted(base.to(torch.bfloat16)), adapted(values.to("cuda", torch.bfloat16))
+        assert apply(fast).complete
+        truth = packed(exact, seed)
+        own, theirs = ((packed(model, seed) - truth).norm() for model in (fast, plain))
+        ratios.append(float(own / theirs))
+        assert refused_in_training(fast) == set()
+    # The values themselves are rounded to bfloat16 by both, but once in `plain`, at every use in `fast`: the same.
+    assert 0 < statistics.geometric_mean(ratios) <= 1.2
+
+
+@pytest.mark.parametrize("turned", [True, False])
+def test_8_bit_products_of_weights_kept_in_8_bits(turned):
+    """The same gradients as of 8-bit copies of the same values."""
+    from blocks import test_stored_in_8_bits as stored
+    from blocks.test_quantized import adapted
+    from hasten.blocks.projections import Compute8
+
+    base = stored.replace(tiny.of_config(LlamaConfig(**SIZES)), stored.floats).cuda()
+    copied = adapted(
+        stored.replace(copy.deepcopy(base), lambda module: stored.plain(module).float()).to(torch.bfloat16)
+    )
+    kept = adapted(base.to(torch.bfloat16))
+    found = []
+    for model in (kept.cuda(), copied.cuda()):
+        applied = apply(model, compute8=Compute8(turned=turned))
+        assert applied.complete and not applied.refused_8
+        found.append(packed(model))
+    # Values of 8 bits times float32 scales are rounded to bfloat16 on the way to the copies.
+    assert (found[0] - found[1]).norm() <= 0.1 * found[1].norm()
+
+
 @pytest.mark.parametrize("policy", POLICIES)
 def test_policies_and_packing_agree(policy):
     model = model_of(torch.bfloat16)

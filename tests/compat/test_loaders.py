@@ -63,6 +63,28 @@ def test_four_bit_is_the_default(tiny_model_folder):
     assert model.config.quantization_config.bnb_4bit_quant_type == "nf4"
 
 
+@pytest.mark.parametrize(("asked", "kind"), [("load_in_fp8", "Fp8Linear"), ("load_in_8bit", "Linear8bitLt")])
+def test_eight_bits_take_the_place_of_four(tiny_model_folder, tmp_path, asked, kind):
+    pytest.importorskip("bitsandbytes")
+    model, tokenizer = FastLanguageModel.from_pretrained(str(tiny_model_folder), **{asked: True})
+    assert type(model.model.layers[0].mlp.up_proj).__name__ == kind
+    model = FastLanguageModel.get_peft_model(model, r=4)
+    ids = torch.arange(3, 19)[None]
+    model(input_ids=ids, labels=ids).loss.backward()
+    model.save_pretrained_merged(str(tmp_path / "merged"), tokenizer)
+    merged, original = (
+        FastLanguageModel.from_pretrained(str(folder), load_in_4bit=False)[0].state_dict()
+        for folder in (tmp_path / "merged", tiny_model_folder)
+    )
+    for name, value in original.items():  # B is zero: the weights that the 8 bits were made from
+        assert torch.equal(merged[name], value.bfloat16().float()), name
+
+
+def test_two_kinds_of_8_bits_are_refused(tiny_model_folder):
+    with pytest.raises(ConfigError, match="load_in_8bit.*True, as is load_in_fp8.*one way"):
+        FastLanguageModel.from_pretrained(str(tiny_model_folder), load_in_8bit=True, load_in_fp8=True)
+
+
 def test_four_bit_without_bitsandbytes(tiny_model_folder, monkeypatch):
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
     with pytest.raises(MissingPackageError, match=r"not installed.*hasten\[bnb\].*load_in_4bit=False"):
@@ -91,8 +113,6 @@ def test_four_bit_gradients_survive_an_evaluation(tiny_model_folder):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ({"load_in_8bit": True}, "load_in_8bit.*True.*load_in_4bit=True"),
-        ({"load_in_fp8": True}, "load_in_fp8.*True.*load_in_16bit=True"),
         ({"fast_inference": True}, "fast_inference.*True.*model.generate"),
         ({"qat_scheme": "int4"}, "qat_scheme.*'int4'.*Leave it None"),
         ({"float8_kv_cache": True}, "float8_kv_cache.*True"),

@@ -262,11 +262,11 @@ def test_4bit_without_bitsandbytes(tiny_model_folder, monkeypatch):
         importlib.util, "find_spec", lambda name, *more: None if name == "bitsandbytes" else find(name, *more)
     )
     with pytest.raises(MissingPackageError, match=r"bitsandbytes is not installed.*hasten\[bnb\].*load_in_4bit=False"):
-        load(str(tiny_model_folder), LoadOptions(load_in_4bit=True))
+        load(str(tiny_model_folder), LoadOptions(storage="nf4"))
 
 
 def test_4bit_is_nf4_with_double_quantization():
-    config = module._nf4(torch.bfloat16)
+    config = module._stored_as("nf4", torch.bfloat16)
     assert config.load_in_4bit and config.bnb_4bit_quant_type == "nf4" and config.bnb_4bit_use_double_quant
     assert config.bnb_4bit_compute_dtype == torch.bfloat16
 

@@ -91,7 +91,7 @@ def test_an_adapter_on_tied_weights_is_refused(tiny_llama):
 
 def test_merge_of_a_4bit_base_is_what_the_adapter_was_trained_on(tiny_model_folder):
     pytest.importorskip("bitsandbytes")
-    quantized = load(str(tiny_model_folder), LoadOptions(load_in_4bit=True))
+    quantized = load(str(tiny_model_folder), LoadOptions(storage="nf4"))
     model = adapted(quantized.model, r=4)
     plain = load(str(tiny_model_folder), LoadOptions()).model
     torch.testing.assert_close(logits_of_merge(plain, model), model(IDS).logits, rtol=0, atol=ROUNDING)

@@ -205,6 +205,16 @@ def test_evaluating_first_does_not_change_4bit_training(tiny_values):
     assert unseen == pytest.approx(looked.losses, abs=1e-6)
 
 
+@pytest.mark.parametrize(("asked", "choice"), [("load_in_fp8", "fp8"), ("load_in_8bit", "int8")])
+def test_weights_in_8_bits_learn_and_the_header_says_so(tiny_values, asked, choice):
+    pytest.importorskip("bitsandbytes")
+    said = io.StringIO()
+    result = train(overlay(tiny_values, model={asked: True}), console=make_console(said))
+    assert result.losses[-1] < result.losses[0] and result.heldout_loss_after < result.heldout_loss_before
+    assert f"frozen weights: {choice}: 8-bit storage was asked for" in " ".join(said.getvalue().split())
+    assert result.fallbacks == []
+
+
 def test_held_out_rows_that_cannot_be_used(tiny_values, rows_file):
     rows = [json.loads(line) for line in rows_file.read_text(encoding="utf-8").splitlines()]
     held_out = [row["question"] for row in split(rows, DataSettings(heldout=2))[1]]

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from hasten.blocks.attention_half import AttentionHalf
 from hasten.blocks.factors import FactorWriter
@@ -23,10 +23,10 @@ from hasten.blocks.layer import Fast, FastLayer, fast_class, state_of
 from hasten.blocks.mlp_half import MlpHalf
 from hasten.blocks.norms import Norm
 from hasten.blocks.offload import Offload
-from hasten.blocks.projections import Compute8, ProjectionGroup, base_of
+from hasten.blocks.projections import Compute8, ProjectionGroup, base_of, parts_of
 from hasten.blocks.quantized import Workspace
 from hasten.families.base import Blocks, family_of
-from hasten.kernels.nf4.packed import packed_of
+from hasten.kernels.row_scaled.rows import RowScaled
 from hasten.policies import Policy, Widths
 
 _ACTIVATIONS = {
@@ -141,20 +141,25 @@ def widths_of(model: Any) -> Widths:
     )
 
 
-def kept_values(model: Any) -> int:
-    """How many values of frozen 16-bit projections the decoder's layers have: one byte each in an 8-bit copy."""
+def kept_values(model: Any) -> tuple[int, int]:
+    """How many values of frozen projections the decoder's layers have in 16 bits, and in 8-bit floats.
+
+    Either takes a byte each in an 8-bit copy.
+    """
     base = base_model(model)
     blocks = family_of(base.config.model_type).blocks
     if blocks is None:
-        return 0
+        return 0, 0
     halves = (blocks.attention, (*blocks.qkv, blocks.out)), (blocks.mlp, (*blocks.gate_up, blocks.down))
-    weights = [
-        base_of(_found(_found(layer, parent), name)).weight
+    modules = [
+        _found(_found(layer, parent), name)
         for layer in _found(base.get_decoder(), blocks.layers)
         for parent, names in halves
         for name in names
     ]
-    return sum(weight.numel() for weight in weights if packed_of(weight) is None and not weight.requires_grad)
+    parts = parts_of(modules)
+    plain = sum(part.numel() for part in parts if isinstance(part, Tensor) and not part.requires_grad)
+    return plain, sum(part.codes.numel() for part in parts if isinstance(part, RowScaled) and part.floats)
 
 
 def remove(model: Any) -> None:

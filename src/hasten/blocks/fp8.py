@@ -1,7 +1,8 @@
 """Frozen projections whose products are made in 8-bit floats (`hasten.kernels.fp8`).
 
-The weights stay what they are, in 16 or 4 bits; their 8-bit form is made once (16-bit weights) or written into a shared
-buffer at every use (4-bit ones). Adapters stay in 16 bits, beside the product instead of inside it:
+The weights stay what they are; their 8-bit form is made once (16-bit weights), written into a shared buffer at every
+use (4-bit ones), or what they are kept in already (8-bit floats). Adapters stay in 16 bits, beside the product instead
+of inside it:
 
     y = x8 W8^T s_x s_W + xA B^T        dx = z8 W8 s_z + dxA (s A)  with  z = dy s_W        dxA = dy B
 
@@ -14,15 +15,15 @@ kept: what is measured is the model that the run leaves behind.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields, replace
-from typing import Any
 
 import torch
 
 from hasten.blocks.operand import Eight, Operand
-from hasten.blocks.quantized import Workspace
+from hasten.blocks.quantized import Stored, Workspace, device_of
 from hasten.kernels.fp8 import op as fp8
 from hasten.kernels.nf4.op import dequantize, to_fp8
-from hasten.kernels.nf4.packed import Packed, packed_of
+from hasten.kernels.nf4.packed import Packed
+from hasten.kernels.row_scaled.rows import RowScaled
 
 
 @dataclass(frozen=True)
@@ -121,44 +122,47 @@ class Operand8(Operand):
         return dy_MN.new_empty((len(dy_MN), 0)) if self.kept_B is None else dy_MN @ self.kept_B
 
 
-def refusal(weights: tuple[Any, ...]) -> str | None:
+def refusal(parts: tuple[Stored, ...]) -> str | None:
     """Why a group's products stay in 16 bits, or None.
 
     Args:
-        weights: its projections' parameters.
+        parts: its projections' weights as they are kept.
     """
-    if any(weight.requires_grad for weight in weights):
+    if any(isinstance(part, torch.Tensor) and part.requires_grad for part in parts):
         return "weights are trained"
-    packed = [packed_of(weight) for weight in weights]
-    shapes = [weight.shape if part is None else part.shape for weight, part in zip(weights, packed, strict=True)]
-    odd = [width for shape in shapes for width in shape if width % fp8.MULTIPLE]
+    if any(isinstance(part, RowScaled) and not part.floats for part in parts):
+        return "whole numbers of 8 bits are no 8-bit floats"
+    odd = [width for part in parts for width in part.shape if width % fp8.MULTIPLE]
     return f"widths are no multiples of {fp8.MULTIPLE} ({odd[0]})" if odd else None
 
 
 def weights_in_8_bits(
-    weights: tuple[torch.Tensor | Packed, ...],
+    weights: tuple[Stored, ...],
     rows: tuple[slice, ...],
     width: int,
     workspace: Workspace,
     *,
     turned: bool,
     impl: str,
+    joined: torch.Tensor | None = None,
 ) -> Weights8:
     """Quantize a group.
 
     Args:
-        weights: 16-bit ``[N_i, K]``, or packed.
+        weights: ``[N_i, K]`` as they are kept.
         rows: of each in the group.
         width: K.
         workspace: where 8-bit values are for a moment.
-        turned: whether a turned copy of 16-bit weights is kept.
+        turned: whether a turned copy of 16-bit and of 8-bit weights is kept.
         impl: which kernels run.
+        joined: the codes of 8-bit floats in one memory, uint8 ``[N, K]``, where all are kept so.
     """
-    first = weights[0]
-    device = first.codes.device if isinstance(first, Packed) else first.device
+    device = device_of(weights[0])
     scale_N = torch.empty(rows[-1].stop, dtype=torch.float32, device=device)  # noqa: N806
-    all_16 = not any(isinstance(weight, Packed) for weight in weights)
+    all_16 = all(isinstance(weight, torch.Tensor) for weight in weights)
     together = torch.empty((len(scale_N), width), dtype=fp8.DTYPE, device=device) if all_16 else None
+    if joined is not None:
+        together = joined.view(fp8.DTYPE)
     parts: list[Packed | torch.Tensor] = []
     with torch.no_grad():
         for weight, own in zip(weights, rows, strict=True):
@@ -167,6 +171,9 @@ def weights_in_8_bits(
                 dequantize(weight, wide_NK, impl=impl)
                 _, scale_N1 = fp8.quantize_rows(wide_NK, impl=impl)  # noqa: N806
                 parts.append(weight)
+            elif isinstance(weight, RowScaled):
+                scale_N1 = weight.scale[:, None]  # noqa: N806
+                parts.append(weight.as_floats())
             else:
                 eight_NK, scale_N1 = fp8.quantize_rows(weight.detach(), impl=impl)  # noqa: N806
                 if together is not None:

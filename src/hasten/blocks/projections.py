@@ -14,8 +14,9 @@ The stored weights stay the model's parameters under their own names: they becom
 Nothing is copied in a step but the factors (they are trained, in their own dtype). Whoever moves or replaces a weight
 breaks the view; that is noticed at the next forward, and the memory is made anew.
 
-Weights that are kept in 4 bits are not joined: each use writes the group, with its factors beside it, into one buffer
-that all groups of a model share (`hasten.blocks.quantized`).
+Weights that are kept in 4 or 8 bits are not joined: each use writes the group, with its factors beside it, into one
+buffer that all groups of a model share (`hasten.blocks.quantized`). Those in 8-bit floats are, where products are made
+of them as they are (`hasten.blocks.fp8`).
 
 Shapes: M positions, K input width, N output width of the whole group, P widened columns (0 without adapters).
 """
@@ -32,8 +33,8 @@ from torch import nn
 from hasten.blocks.fp8 import Operand8, Weights8, weights_in_8_bits
 from hasten.blocks.fp8 import refusal as refusal_8
 from hasten.blocks.operand import Operand
-from hasten.blocks.quantized import Factors, Mixed, Workspace
-from hasten.kernels.nf4.packed import packed_of
+from hasten.blocks.quantized import Factors, Mixed, Stored, Workspace, device_of, stored_of
+from hasten.kernels.row_scaled.rows import RowScaled
 
 _STEP = 16
 """The same where no weight lies beside them in memory (4-bit weights, 8-bit products): what products take."""
@@ -85,7 +86,7 @@ class ProjectionGroup:
     @property
     def dtype(self) -> torch.dtype:
         """What the weights are kept in; of 4-bit ones, what they were before."""
-        return dtype_of(base_of(self.modules[0]).weight)
+        return dtype_of(base_of(self.modules[0]))
 
     def refusal(self) -> str | None:
         """Why these projections cannot be one product, or None; notices what has changed."""
@@ -163,15 +164,15 @@ class ProjectionGroup:
 
     def why_not_8(self) -> str | None:
         """Why its products would not be made in 8-bit floats, or None."""
-        return refusal_8(tuple(base_of(module).weight for module in self.modules))
+        return refusal_8(parts_of(self.modules))
 
     def why_not(self) -> str | None:
         """Why these projections cannot be one product as they are, or None; changes nothing."""
         found = [reason for module in self.modules if (reason := refusal_of(module))]
         if found:
             return found[0]
-        weights = [base_of(module).weight for module in self.modules]
-        if len({(dtype_of(weight), weight.device) for weight in weights}) > 1:
+        bases = [base_of(module) for module in self.modules]
+        if len({(dtype_of(base), base.weight.device) for base in bases}) > 1:
             return "projections of one input differ in dtype or device"
         return None
 
@@ -179,21 +180,23 @@ class ProjectionGroup:
         """Make the operand: one memory for all weights, with columns for the factors, or the parts it is read from."""
         bases = [base_of(module) for module in self.modules]
         weights: tuple[Any, ...] = tuple(base.weight for base in bases)
-        packed = [packed_of(weight) for weight in weights]
-        shapes = [weight.shape if part is None else part.shape for weight, part in zip(weights, packed, strict=True)]
+        parts = parts_of(self.modules)
         rows, place = [], 0
-        for outputs, _ in shapes:
-            rows.append(slice(place, place + outputs))
-            place += outputs
-        width, dtype, device = shapes[0][1], self.dtype, weights[0].device
+        for part in parts:
+            rows.append(slice(place, place + part.shape[0]))
+            place = rows[-1].stop
+        width, dtype, device = parts[0].shape[1], self.dtype, device_of(parts[0])
         self.factors = self._factors(rows)
         used = self.factors[-1].columns.stop if self.factors else 0
-        parts = tuple(weight if part is None else part for weight, part in zip(weights, packed, strict=True))
+        eight = None if self.compute8 is None or refusal_8(parts) else self.compute8
+        joined = None
+        if eight is not None and all(isinstance(part, RowScaled) for part in parts):
+            joined = self._memory(weights, rows, width, 0)
+            parts = parts_of(self.modules)
         stored: torch.Tensor | Mixed = Mixed(parts, tuple(rows), width, self.workspace, self.impl)
         self._values = self._seen()
-        eight = None if self.compute8 is None or refusal_8(weights) else self.compute8
         widened = _aligned(used, _STEP)
-        if eight is None and not any(packed):
+        if eight is None and all(isinstance(part, torch.Tensor) for part in parts):
             widened = _aligned(used, ALIGNED.get(device.type, 1))
             stored = self._memory(weights, rows, width, widened)[:, : width + widened]
         fits = (
@@ -219,8 +222,12 @@ class ProjectionGroup:
         source = [(id(weight), weight.data_ptr(), weight._version) for weight in weights]
         if self._made is None or self._made[0] != source:
             self._made = None  # the old ones are free before the new ones are made
-            made = weights_in_8_bits(parts, common["rows"], width, eight.workspace, turned=eight.turned, impl=self.impl)
-            self._made = source, made
+            self._made = (
+                source,
+                weights_in_8_bits(
+                    parts, common["rows"], width, eight.workspace, turned=eight.turned, impl=self.impl, joined=joined
+                ),
+            )
         kept_B = torch.zeros((place, widened), dtype=dtype, device=device) if widened else None  # noqa: N806
         self._written = ()
         self._operand = Operand8(**common, weights8=self._made[1], kept_B=kept_B)
@@ -327,7 +334,7 @@ def refusal_of(module: nn.Module) -> str | None:
     base = base_of(module)
     if getattr(base, "_is_fsdp_managed_module", False):
         return "weights sharded by FSDP"
-    if packed_of(base.weight) is None and type(base) is not nn.Linear:
+    if stored_of(base) is None and type(base) is not nn.Linear:
         return f"{type(base).__name__} weights"
     if type(base) is nn.Linear and type(base.weight) is not nn.Parameter:
         return f"{type(base.weight).__name__} weights"
@@ -340,8 +347,8 @@ def refusal_of(module: nn.Module) -> str | None:
 def _adapter_refusal(module: Any) -> str | None:
     from peft.tuners.lora import Linear as LoraLinear
 
-    of_4_bit = type(module).__module__ == "peft.tuners.lora.bnb" and type(module).__name__ == "Linear4bit"
-    if type(module) is not LoraLinear and not of_4_bit:
+    of_bnb = type(module).__module__ == "peft.tuners.lora.bnb" and type(module).__name__.startswith("Linear")
+    if type(module) is not LoraLinear and not of_bnb:
         return f"adapter layers of type {type(module).__name__}"
     if module.merged:
         return "adapters merged into the weights"
@@ -371,10 +378,16 @@ def active_factors(module: Any) -> list[tuple[nn.Parameter, nn.Parameter, float]
     ]
 
 
-def dtype_of(weight: Any) -> torch.dtype:
-    """What a weight is kept in; of a 4-bit one, what it was before."""
-    packed = packed_of(weight)
-    return weight.dtype if packed is None else packed.dtype
+def dtype_of(base: nn.Linear) -> torch.dtype:
+    """What a layer's weight is kept in; of a 4-bit or 8-bit one, what it was before or is computed in."""
+    stored = stored_of(base)
+    return base.weight.dtype if stored is None else stored.dtype
+
+
+def parts_of(modules: Sequence[nn.Module]) -> tuple[Stored, ...]:
+    """The weights of projections as they are kept."""
+    bases = [base_of(module) for module in modules]
+    return tuple(base.weight if (part := stored_of(base)) is None else part for base in bases)
 
 
 def _aligned(columns: int, step: int) -> int:

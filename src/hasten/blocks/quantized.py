@@ -1,10 +1,10 @@
-"""Weights that are kept in 4 bits, read into a buffer when they are used.
+"""Weights that are kept in 4 or 8 bits, read into a buffer when they are used.
 
 A weight is dequantized once per use (forward, backward, and again where a layer is recomputed), with its group and its
 factors' columns, into one buffer that all groups of a model share: whatever is in it is gone at the next group's use.
-So 4 bits cost a write and a read of the 16-bit weight, and one group's size of memory.
+So they cost a write and a read of the 16-bit weight, and one group's size of memory.
 
-A group may mix 4-bit weights with 16-bit ones, as dynamically quantized checkpoints do.
+A group may mix such weights with 16-bit ones, as dynamically quantized checkpoints do.
 """
 
 from __future__ import annotations
@@ -14,9 +14,25 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
-from hasten.kernels.nf4.op import dequantize
-from hasten.kernels.nf4.packed import Packed
+from hasten.kernels.nf4 import op as nf4
+from hasten.kernels.nf4.packed import Packed, packed_of
+from hasten.kernels.row_scaled import op as row_scaled
+from hasten.kernels.row_scaled.rows import RowScaled, row_scaled_of
 from hasten.kernels.rows import copy_rows
+
+Stored = Packed | RowScaled | torch.Tensor
+"""A weight as it is kept: 4 bits, 8 bits, or itself."""
+
+
+def stored_of(module: nn.Module) -> Packed | RowScaled | None:
+    """The parts of a linear module's weight where it is kept in 4 or 8 bits; None where it is itself, or unknown."""
+    packed = packed_of(module.weight)
+    return row_scaled_of(module) if packed is None else packed
+
+
+def device_of(part: Stored) -> torch.device:
+    """Where a weight is."""
+    return part.device if isinstance(part, torch.Tensor) else part.codes.device
 
 
 @dataclass(frozen=True)
@@ -50,9 +66,9 @@ class Workspace:
 
 @dataclass(frozen=True)
 class Mixed:
-    """A group of weights, of which some or all are kept in 4 bits."""
+    """A group of weights, of which some or all are kept in 4 or 8 bits."""
 
-    parts: tuple[Packed | torch.Tensor, ...]
+    parts: tuple[Stored, ...]
     rows: tuple[slice, ...]
     width: int
     workspace: Workspace
@@ -66,8 +82,7 @@ class Mixed:
             dtype: of the result.
             factors: whose columns go beside the weights.
         """
-        first = self.parts[0]
-        device = first.codes.device if isinstance(first, Packed) else first.device
+        device = device_of(self.parts[0])
         wide_NKP = self.workspace.take(self.rows[-1].stop, self.width + widened, dtype, device)  # noqa: N806
         with torch.no_grad():
             for part, rows in zip(self.parts, self.rows, strict=True):
@@ -75,13 +90,16 @@ class Mixed:
                 self._write(part, wide_NKP[rows], own)
         return wide_NKP
 
-    def _write(self, part: Packed | torch.Tensor, out: torch.Tensor, factors: list[Factors]) -> None:
-        if isinstance(part, Packed):
-            B, start = (factors[0].B.detach(), factors[0].columns.start) if factors else (None, 0)  # noqa: N806
-            dequantize(part, out, B=B, start=start, impl=self.impl)
-            factors = factors[1:]
-        else:
+    def _write(self, part: Stored, out: torch.Tensor, factors: list[Factors]) -> None:
+        if isinstance(part, torch.Tensor):
             copy_rows(out[:, : self.width], part.detach())
             out[:, self.width :] = 0
+        else:
+            B, start = (factors[0].B.detach(), factors[0].columns.start) if factors else (None, 0)  # noqa: N806
+            if isinstance(part, Packed):
+                nf4.dequantize(part, out, B=B, start=start, impl=self.impl)
+            else:
+                row_scaled.dequantize(part, out, B=B, start=start, impl=self.impl)
+            factors = factors[1:]
         for each in factors:
             out[:, self.width :][:, each.columns] = each.B

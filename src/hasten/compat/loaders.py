@@ -20,12 +20,11 @@ from hasten.errors import CapabilityError, ConfigError
 from hasten.hardware.probe import Hardware, probe
 from hasten.loading.model import LoadOptions, load
 from hasten.plan import choose_dtype
+from hasten.storage import Storage, asked_storage
 
 _WHERE = "from_pretrained"
 _VLLM = "Leave it False; generate with model.generate, or serve save_pretrained_merged's folder with vLLM."
 _UNOFFERED = {
-    "load_in_8bit": Unoffered((False,), "Use load_in_4bit=True or load_in_16bit=True."),
-    "load_in_fp8": Unoffered((False, None), "Use load_in_4bit=True or load_in_16bit=True."),
     "rope_scaling": Unoffered((None,), "Leave it None; set rope parameters in the model's config.json."),
     "resize_model_vocab": Unoffered((None,), "Call model.resize_token_embeddings(n) before get_peft_model."),
     "offload_embedding": Unoffered((False,), "Leave it False; the embedding stays on the device."),
@@ -92,7 +91,7 @@ class FastLanguageModel:
             max_seq_length: longest row; remembered as ``model.max_seq_length`` and used by `SFTConfig`.
             dtype: of weights and activations; None is what the device computes best.
             load_in_4bit: keep frozen weights as NF4; needs bitsandbytes.
-            load_in_8bit: must be False.
+            load_in_8bit: keep them as whole numbers of 8 bits instead; needs bitsandbytes.
             load_in_16bit: do not quantize, whatever `load_in_4bit` says.
             full_finetuning: train every weight; not quantized, and `get_peft_model` changes nothing.
             token: for private and gated hub repositories.
@@ -113,7 +112,7 @@ class FastLanguageModel:
             max_lora_rank: without effect without `fast_inference`.
             disable_log_stats: without effect without `fast_inference`.
             qat_scheme: must be None.
-            load_in_fp8: must be False.
+            load_in_fp8: keep them as 8-bit floats instead.
             unsloth_tiled_mlp: must be False.
             text_only: without effect: only text models are loaded.
             *args: none are accepted.
@@ -283,13 +282,19 @@ def _options(arguments: dict[str, Any], extra: dict[str, Any], hardware: Hardwar
     return LoadOptions(
         device=hardware.device,
         dtype=dtype,
-        load_in_4bit=arguments["load_in_4bit"] and not plain,
+        storage=_storage(arguments) if not plain else "plain",
         revision=arguments["revision"],
         token=arguments["token"],
         trust_remote_code=arguments["trust_remote_code"],
         use_safetensors=safe is not False,
         hf={name: value for name, value in extra.items() if value is not None},
     )
+
+
+def _storage(arguments: dict[str, Any]) -> Storage:
+    """4 bits are the default, so another storage that is asked for takes their place."""
+    eight = {name: bool(arguments[name]) for name in ("load_in_8bit", "load_in_fp8")}
+    return asked_storage(load_in_4bit=arguments["load_in_4bit"] and not any(eight.values()), **eight)
 
 
 def _require_trainable(arguments: dict[str, Any], is_adapter: bool) -> None:

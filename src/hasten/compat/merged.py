@@ -21,7 +21,7 @@ from hasten.data.generation_tag import without_markers
 from hasten.data.templates import ChatEncoder
 from hasten.errors import ConfigError, StorageError, did_you_mean
 from hasten.lora.attach import value_count
-from hasten.lora.merge import merged_state_dict, weights_in_4_bits
+from hasten.lora.merge import merged_state_dict, quantized_weights, weights_in_4_bits
 from hasten.lora.originals import Originals
 
 _WRAPPED = re.compile(r"\.(base_layer|original_module|modules_to_save\.[^.]+)$")
@@ -178,7 +178,7 @@ def require_adapter(model: Any, method: str = "lora") -> None:
 
 
 def choose_originals(model: Any, wanted: str) -> Originals | None:
-    """What a 4-bit model is merged into.
+    """What a model in 4 or 8 bits is merged into.
 
     Args:
         model: a `PeftModel` or a plain model.
@@ -192,10 +192,10 @@ def choose_originals(model: Any, wanted: str) -> Originals | None:
         remedy = did_you_mean(wanted, BASE_WEIGHTS, "Use 'auto'.")
         raise ConfigError("base_weights", repr(wanted), f"Allowed: {', '.join(BASE_WEIGHTS)}.", remedy)
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    in_four = weights_in_4_bits(model)
-    if wanted == "quantized" or not in_four:
+    quantized = quantized_weights(model)
+    if wanted == "quantized" or not quantized:
         return None
-    found = Originals.of(base, in_four)
+    found = Originals.of(base, quantized)
     if found is None and wanted == "original":
         raise ConfigError(
             "base_weights",
@@ -207,15 +207,16 @@ def choose_originals(model: Any, wanted: str) -> Originals | None:
 
 
 def say_base(model: Any, originals: Originals | None) -> None:
-    """What a 4-bit model was merged into, and how far that is from what its adapter was trained on."""
-    if not weights_in_4_bits(model):
+    """What a model in 4 or 8 bits was merged into, and how far that is from what its adapter was trained on."""
+    if not quantized_weights(model):
         return
+    bits = 4 if weights_in_4_bits(model) else 8
     if originals is None:
-        say("merged into the 4-bit weights' own values: what the adapter was trained on")
+        say(f"merged into the {bits}-bit weights' own values: what the adapter was trained on")
         return
     say(
         f"merged into the 16-bit weights of {originals.folder}, another base than the adapter was trained on: its "
-        f"4-bit weights are {originals.difference:.1%} away from them (base_weights='quantized' merges into those)"
+        f"{bits}-bit weights are {originals.difference:.1%} away from them (base_weights='quantized' merges into those)"
     )
     if originals.missing:
         say(f"{len(originals.missing)} weights have no original of their name and shape ('{originals.missing[0]}')")

@@ -19,6 +19,7 @@ from hasten.files import native_path
 from hasten.loading import demo, gguf
 from hasten.loading.four_bit import keep_trainable, require_read_right
 from hasten.loading.source import Source, check_remote_code, read_json, resolve
+from hasten.storage import Storage
 
 CACHE = Path.home() / ".cache" / "hasten"
 _ADAPTER_CONFIG = "adapter_config.json"
@@ -42,11 +43,11 @@ class Loaded:
 
 @dataclass(frozen=True, kw_only=True)
 class LoadOptions:
-    """How to load; the Plan decides the first three."""
+    """How to load; the Plan decides the first two."""
 
     device: str = "cpu"
     dtype: str = "float32"
-    load_in_4bit: bool = False
+    storage: Storage = "plain"
     revision: str | None = None
     token: str | None = None
     trust_remote_code: bool = False
@@ -65,7 +66,7 @@ def load(name: str, options: LoadOptions) -> Loaded:
 
     Raises:
         ModelError: nothing usable is there, or a permission is missing.
-        MissingPackageError: 4-bit storage without bitsandbytes.
+        MissingPackageError: storage in 4 bits or in whole numbers without bitsandbytes.
     """
     source = find(name, options)
     if _is_adapter(source, options):
@@ -143,8 +144,8 @@ def _load_base(source: Source, options: LoadOptions) -> Loaded:
         arguments["use_safetensors"] = True
     if options.device != "cpu":
         arguments.setdefault("device_map", {"": options.device})
-    if options.load_in_4bit and "quantization_config" not in arguments:
-        arguments["quantization_config"] = _nf4(arguments["dtype"])
+    if options.storage != "plain" and "quantization_config" not in arguments:
+        arguments["quantization_config"] = _stored_as(options.storage, arguments["dtype"])
     with _translated(source), _native(where, source) as place:
         model = AutoModelForCausalLM.from_pretrained(place, **arguments)
     model.name_or_path = where
@@ -217,16 +218,23 @@ def _give_padding(tokenizer: Any, source: Source) -> list[str]:
     return [f"the tokenizer has no padding token: {tokenizer.eos_token!r} pads (by position; it is still learnt)"]
 
 
-def _nf4(dtype: Any) -> Any:
+def _stored_as(storage: Storage, dtype: Any) -> Any:
+    if storage == "fp8":
+        from hasten.loading.eight_bit import fp8_config
+
+        return fp8_config(str(dtype).removeprefix("torch."))
     if importlib.util.find_spec("bitsandbytes") is None:
+        asked = "load_in_4bit" if storage == "nf4" else "load_in_8bit"
         raise MissingPackageError(
-            "load_in_4bit",
+            asked,
             "True, but bitsandbytes is not installed",
-            "4-bit storage is bitsandbytes' NF4 format.",
-            'Run `pip install "hasten[bnb]"`, or pass load_in_4bit=False.',
+            f"{'4-bit storage' if storage == 'nf4' else 'Storage in whole numbers of 8 bits'} is bitsandbytes' format.",
+            f'Run `pip install "hasten[bnb]"`, or pass {asked}=False.',
         )
     from transformers import BitsAndBytesConfig
 
+    if storage == "int8":
+        return BitsAndBytesConfig(load_in_8bit=True)
     return BitsAndBytesConfig(
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
     )

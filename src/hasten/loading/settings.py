@@ -15,6 +15,8 @@ class ModelSettings:
     name: str = option("demo", "'demo', a folder, an adapter folder, a .gguf file, or a hub id such as org/name")
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = option("auto", "type of frozen weights and activations")
     load_in_4bit: bool = option(False, "keep frozen weights as 4-bit NF4 (QLoRA); needs bitsandbytes")
+    load_in_8bit: bool = option(False, "keep them as 8-bit whole numbers, one scale per output; needs bitsandbytes")
+    load_in_fp8: bool = option(False, "keep them as 8-bit floats, one scale per output")
     compute: Literal["bf16", "fp8"] = option(
         "bf16", "products of frozen weights: in the activations' type, or in 8-bit floats (faster where the card can)"
     )

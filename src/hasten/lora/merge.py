@@ -1,8 +1,8 @@
 """The adapter folded into plain weights: W + scale * B A for every adapted module, everything else as it was.
 
 The live model is not changed: merged tensors are made one at a time, so a run can merge, look, and go on training.
-Weights that were trained in 4 bit are merged as the dequantized values that the adapter was trained against, or as the
-16-bit weights that those were made from (`hasten.lora.originals`).
+Weights that were kept in 4 or 8 bits are merged as the dequantized values that the adapter was trained against, or as
+the 16-bit weights that those were made from (`hasten.lora.originals`).
 """
 
 from __future__ import annotations
@@ -10,7 +10,15 @@ from __future__ import annotations
 from typing import Any
 
 from hasten.errors import CapabilityError
+from hasten.kernels.row_scaled.op import dequantize
+from hasten.kernels.row_scaled.rows import RowScaled, row_scaled_of
 from hasten.lora.originals import Originals
+
+_OF_QUANTIZED = (
+    ".weight.absmax", ".weight.quant_map", ".weight.nested_", ".weight.quant_state", ".weight_scale", ".weight_format",
+    ".SCB",
+)  # fmt: skip
+"""Parts of the names of what stands beside a weight in 4 or 8 bits."""
 
 
 def merged_state_dict(model: Any, dtype: Any = None, originals: Originals | None = None) -> dict[str, Any]:
@@ -33,6 +41,7 @@ def merged_state_dict(model: Any, dtype: Any = None, originals: Originals | None
 
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     _refuse_other_kinds(base)
+    eight = {id(module.weight): stored for module in base.modules() if (stored := row_scaled_of(module)) is not None}
     adapted = {name: module for name, module in base.named_modules() if hasattr(module, "get_delta_weight")}
     _refuse_tied(base, adapted)
     merged: dict[str, Any] = {}
@@ -44,9 +53,20 @@ def merged_state_dict(model: Any, dtype: Any = None, originals: Originals | None
                 continue
             owner = plain.rpartition(".")[0]
             if id(value) not in shared:
-                shared[id(value)] = _merge_one(value, adapted.get(owner), plain, dtype, originals)
+                shared[id(value)] = _merge_one(value, eight.get(id(value)), adapted.get(owner), plain, dtype, originals)
             merged[plain] = shared[id(value)]
     return merged
+
+
+def quantized_weights(model: Any) -> dict[str, tuple[int, ...]]:
+    """Shapes of the weights that are kept in 4 or 8 bits, by the names that a plain model has for them."""
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    found = {
+        plain: tuple(stored.shape)
+        for name, module in base.named_modules()
+        if (stored := row_scaled_of(module)) is not None and (plain := _plain_name(f"{name}.weight")) is not None
+    }
+    return weights_in_4_bits(model) | found
 
 
 def weights_in_4_bits(model: Any) -> dict[str, tuple[int, ...]]:
@@ -59,10 +79,12 @@ def weights_in_4_bits(model: Any) -> dict[str, tuple[int, ...]]:
     }
 
 
-def _merge_one(value: Any, module: Any, name: str, dtype: Any, originals: Originals | None) -> Any:
+def _merge_one(
+    value: Any, eight: RowScaled | None, module: Any, name: str, dtype: Any, originals: Originals | None
+) -> Any:
     import torch
 
-    weight = _dequantized(value)
+    weight = _dequantized(value, eight)
     if originals is not None and weight is not value:
         weight = originals.weight(name, weight)
     is_weight = name.endswith(".weight")
@@ -77,7 +99,13 @@ def _merge_one(value: Any, module: Any, name: str, dtype: Any, originals: Origin
     return weight.detach().to("cpu").clone()
 
 
-def _dequantized(value: Any) -> Any:
+def _dequantized(value: Any, eight: RowScaled | None) -> Any:
+    if eight is not None:
+        import torch
+
+        out = torch.empty(eight.shape, dtype=eight.dtype, device=eight.codes.device)
+        dequantize(eight, out)
+        return out
     state = getattr(value, "quant_state", None)
     if state is None:
         return value
@@ -87,12 +115,11 @@ def _dequantized(value: Any) -> Any:
 
 
 def _plain_name(name: str) -> str | None:
-    """The name a plain model has for a tensor, or None for what exists only because of the adapter or of 4 bit."""
+    """The name a plain model has for a tensor, or None for what exists only because of the adapter or of few bits."""
     if "lora_" in name or "original_module" in name:
         return None
-    for marker in (".weight.absmax", ".weight.quant_map", ".weight.nested_", ".weight.quant_state"):
-        if marker in name:
-            return None
+    if any(marker in name for marker in _OF_QUANTIZED):
+        return None
     return name.replace(".base_layer.", ".").replace(".modules_to_save.default.", ".")
 
 

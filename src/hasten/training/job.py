@@ -57,6 +57,7 @@ from hasten.report.rows_progress import rows_progress
 from hasten.runs import control as run_control
 from hasten.runs.folder import RunFolder
 from hasten.runs.status import StatusWriter
+from hasten.storage import asked_storage
 from hasten.training import record
 from hasten.training.callbacks import Recorder, Requests, last_checkpoint, trainer_callbacks
 from hasten.training.config import RunConfig
@@ -201,7 +202,11 @@ def prepare_job(config: RunConfig, console: Console, rows: Any = None, resumed: 
     family = family_of(model_type)
     request = Request(
         dtype=settings.dtype,
-        load_in_4bit=settings.load_in_4bit,
+        storage=asked_storage(
+            load_in_4bit=settings.load_in_4bit,
+            load_in_8bit=settings.load_in_8bit,
+            load_in_fp8=settings.load_in_fp8,
+        ),
         compute=settings.compute,
         packing=config.training.packing,
         checkpointing=config.training.checkpointing,
@@ -219,7 +224,7 @@ def prepare_job(config: RunConfig, console: Console, rows: Any = None, resumed: 
     if config.data.template:  # what is saved is read by programs that do not know the markers
         tokenizer.chat_template = without_markers(tokenizer.chat_template)
     samples = choose(heldout_source, config.data, tokenizer, config.training.samples)
-    loaded = load(settings.name, replace(options, device=plan.device, dtype=plan.dtype, load_in_4bit=plan.load_in_4bit))
+    loaded = load(settings.name, replace(options, device=plan.device, dtype=plan.dtype, storage=plan.storage))
     loaded = replace(loaded, tokenizer=tokenizer)
     notes = [*source.notes, *loaded.notes]
     model = loaded.model
@@ -253,7 +258,7 @@ def _make_fast(
     """Swap the fast modules in and let each layer keep what memory allows."""
     compute8, asked_8 = None, None
     if plan.compute == "fp8":
-        turned, asked_8 = choose_turned(kept_values(model), free_bytes(hardware))
+        turned, asked_8 = choose_turned(*kept_values(model), free_bytes(hardware))
         compute8 = Compute8(turned=turned)
     fast = apply(model, compute8=compute8)
     products = say_products(asked_8, fast.layers, fast.of, fast.refused_8) if asked_8 else ()

@@ -1,0 +1,54 @@
+"""A weight in 8 bits as its parts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+
+@dataclass(frozen=True)
+class RowScaled:
+    """One weight ``[N, K]``."""
+
+    codes: torch.Tensor
+    """``[N, K]``: int8, or uint8 for the bits of e4m3 floats."""
+    scale: torch.Tensor
+    """float32 ``[N]``."""
+    dtype: torch.dtype
+    """What it is computed in, where nobody says otherwise."""
+
+    @property
+    def shape(self) -> torch.Size:
+        """``[N, K]``."""
+        return self.codes.shape
+
+    @property
+    def floats(self) -> bool:
+        """Whether codes are e4m3 floats."""
+        return self.codes.dtype == torch.uint8
+
+    def as_floats(self) -> torch.Tensor:
+        """The codes as float8_e4m3fn ``[N, K]``, where they are."""
+        return self.codes.view(torch.float8_e4m3fn)
+
+
+def row_scaled_of(module: Any) -> RowScaled | None:
+    """The parts of an 8-bit linear module; None for any other.
+
+    Args:
+        module: bitsandbytes' `Linear8bitLt`, or one with a uint8 weight ``[N, K]`` and a ``weight_scale``.
+    """
+    weight: Any = module._parameters.get("weight")  # its own: an adapter on it shows the same one
+    if not isinstance(weight, torch.Tensor) or weight.ndim != 2:
+        return None
+    if weight.dtype == torch.uint8 and hasattr(module, "weight_scale"):
+        return RowScaled(weight.data, module.weight_scale.view(-1), module.compute_dtype)
+    if weight.dtype != torch.int8 or not hasattr(weight, "SCB"):
+        return None
+    theirs: Any = weight
+    absmax = theirs.SCB if theirs.SCB is not None else module.state.SCB  # where it is after a forward of its own
+    if absmax is None:
+        return None
+    return RowScaled(weight.data, absmax.float().view(-1) / 127.0, torch.float32 if weight.is_cpu else torch.bfloat16)

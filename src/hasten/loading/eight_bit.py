@@ -1,0 +1,165 @@
+"""Frozen weights in 8-bit floats: linear layers, and how transformers fills them while it reads a checkpoint.
+
+Weights are quantized one by one as they arrive on the device, so that no more than one of them is there in 16 bits. It
+goes through transformers' own extension point, under a name of ours.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F  # noqa: N812
+from transformers.core_model_loading import ConversionOps
+from transformers.quantizers.auto import AUTO_QUANTIZER_MAPPING, register_quantization_config, register_quantizer
+from transformers.quantizers.base import HfQuantizer
+from transformers.utils.quantization_config import QuantizationConfigMixin
+
+from hasten.errors import ModelError
+from hasten.kernels.row_scaled.op import dequantize, quantize
+from hasten.kernels.row_scaled.rows import RowScaled
+
+METHOD = "hasten_fp8"
+"""Our name among transformers' quantizers; such a model is not saved as it is."""
+
+
+class Fp8Linear(nn.Linear):
+    """A frozen linear layer: e4m3 weights, one scale per output, dequantized at every use.
+
+    The weight is kept as bytes: peft casts adapters to the type of a floating-point weight.
+
+    Args:
+        in_features: K.
+        out_features: N.
+        bias: whether there is one.
+        compute_dtype: of the dequantized weight where no autocast says otherwise.
+    """
+
+    def __init__(self, in_features: int, out_features: int, bias: bool, compute_dtype: torch.dtype) -> None:
+        with torch.device("meta"):
+            super().__init__(in_features, out_features, bias, dtype=compute_dtype)
+            self.weight = nn.Parameter(torch.empty((out_features, in_features), dtype=torch.uint8), requires_grad=False)
+            self.register_buffer("weight_scale", torch.empty((out_features, 1), dtype=torch.float32))
+        self.compute_dtype = compute_dtype
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Fp8Linear:
+        """Moved like any module, but scales stay float32 whatever the model is cast to."""
+        exact = self.weight_scale
+        super()._apply(fn, recurse)
+        self.weight_scale = exact.to(self.weight_scale.device)
+        return self
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:  # noqa: A002  # nn.Linear's name
+        """``x W^T + b`` in the input's dtype."""
+        if torch.is_autocast_enabled(input.device.type):
+            input = input.to(torch.get_autocast_dtype(input.device.type))  # noqa: A001
+        out = _Product.apply(input, self.weight, self.weight_scale)
+        return out if self.bias is None else out + self.bias.to(out.dtype)
+
+
+class _Product(torch.autograd.Function):
+    """Both directions dequantize, so that no 16-bit weight waits for the backward."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, codes: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(codes, scale)
+        return F.linear(x, _values(codes, scale, x.dtype))
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        codes, scale = ctx.saved_tensors
+        return gradients[0] @ _values(codes, scale, gradients[0].dtype), None, None
+
+
+def _values(codes: torch.Tensor, scale: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    out = torch.empty(codes.shape, dtype=dtype, device=codes.device)
+    dequantize(RowScaled(codes, scale.view(-1), dtype), out)
+    return out
+
+
+class Fp8Config(QuantizationConfigMixin):
+    """What transformers is told.
+
+    Args:
+        compute_dtype: see `Fp8Linear`; its name in torch.
+    """
+
+    def __init__(self, compute_dtype: str = "bfloat16") -> None:
+        self.quant_method = METHOD  # type: ignore[assignment]  # transformers' extensions use plain names
+        self.compute_dtype = compute_dtype
+
+
+class Fp8Quantizer(HfQuantizer):
+    """Linear layers become `Fp8Linear` before weights are read, and each weight is quantized when it is."""
+
+    requires_calibration = False
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.broken: list[str] = []
+        """Weights that are not finite; found where transformers would swallow an error."""
+
+    def _process_model_before_weight_loading(self, model: Any, **kwargs: Any) -> None:
+        dtype = getattr(torch, self.quantization_config.compute_dtype)  # type: ignore[attr-defined]
+        kept = self.get_modules_to_not_convert(model, None, model._keep_in_fp32_modules)
+        for name, module in list(model.named_modules()):
+            if type(module) is nn.Linear and not any(name == each or name.endswith(f".{each}") for each in kept):
+                made = Fp8Linear(module.in_features, module.out_features, module.bias is not None, dtype)
+                model.set_submodule(name, made)
+
+    def param_needs_quantization(self, model: Any, param_name: str, **kwargs: Any) -> bool:
+        """Whether this is the weight of one of our layers."""
+        owner, _, own = param_name.rpartition(".")
+        return own == "weight" and isinstance(model.get_submodule(owner), Fp8Linear)
+
+    def get_quantize_ops(self) -> ConversionOps:
+        """What a weight goes through."""
+        return _Quantize(self.broken)
+
+    def _process_model_after_weight_loading(self, model: Any, **kwargs: Any) -> Any:
+        if self.broken:
+            raise ModelError(
+                self.broken[0],
+                "it holds NaN or infinity",
+                "Weights are quantized by the largest value of a row.",
+                "Check the checkpoint; without load_in_fp8 it can be loaded and looked at.",
+            )
+        return model
+
+    def is_serializable(self, *args: Any, **kwargs: Any) -> bool:
+        """No: other programs do not know the layout."""
+        return False
+
+    @property
+    def is_trainable(self) -> bool:
+        """Adapters are."""
+        return True
+
+
+class _Quantize(ConversionOps):
+    def __init__(self, broken: list[str]) -> None:
+        self.broken = broken
+
+    def convert(self, input_dict: dict[str, Any], **kwargs: Any) -> dict[str, torch.Tensor]:
+        found: dict[str, torch.Tensor] = {}
+        for name, value in input_dict.items():
+            weight = value[0] if isinstance(value, list) else value
+            if not weight.isfinite().all():
+                self.broken.append(name)
+            eight = quantize(weight)
+            found[name] = eight.codes
+            found[f"{name}_scale"] = eight.scale[:, None]
+        return found
+
+
+def fp8_config(compute_dtype: str) -> Fp8Config:
+    """The ``quantization_config`` of 8-bit floats; makes its name known to transformers.
+
+    Args:
+        compute_dtype: see `Fp8Linear`.
+    """
+    if METHOD not in AUTO_QUANTIZER_MAPPING:
+        register_quantization_config(METHOD)(Fp8Config)
+        register_quantizer(METHOD)(Fp8Quantizer)
+    return Fp8Config(compute_dtype)
