@@ -79,6 +79,16 @@ def test_values_that_are_not_finite_are_refused(tiny_model_folder, tmp_path):
         fp8(folder)
 
 
+def test_a_weight_that_is_missing(tiny_model_folder, tmp_path):
+    folder = tiny.save_model(tmp_path / "lacking", load(str(tiny_model_folder), LoadOptions()).model)
+    file = folder / "model.safetensors"
+    tensors = load_file(file)
+    del tensors["model.layers.1.mlp.up_proj.weight"]
+    save_file(tensors, file, {"format": "pt"})
+    with pytest.raises(ModelError, match="layers.1.mlp.up_proj.weight: the checkpoint has none"):
+        fp8(folder)
+
+
 def test_a_model_that_is_quantized_already(tmp_path, tiny_model_folder):
     folder = tiny.save_model(tmp_path / "marked", load(str(tiny_model_folder), LoadOptions()).model)
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))

@@ -38,9 +38,10 @@ class Fp8Linear(nn.Linear):
 
     def __init__(self, in_features: int, out_features: int, bias: bool, compute_dtype: torch.dtype) -> None:
         with torch.device("meta"):
+            # The weight's place has the type that a checkpoint's weight is read in; what comes into it are bytes.
             super().__init__(in_features, out_features, bias, dtype=compute_dtype)
-            self.weight = nn.Parameter(torch.empty((out_features, in_features), dtype=torch.uint8), requires_grad=False)
             self.register_buffer("weight_scale", torch.empty((out_features, 1), dtype=torch.float32))
+        self.weight.requires_grad_(False)
         self.compute_dtype = compute_dtype
 
     def _apply(self, fn: Any, recurse: bool = True) -> Fp8Linear:
@@ -125,6 +126,14 @@ class Fp8Quantizer(HfQuantizer):
                 "Weights are quantized by the largest value of a row.",
                 "Check the checkpoint; without load_in_fp8 it can be loaded and looked at.",
             )
+        for name, module in model.named_modules():
+            if isinstance(module, Fp8Linear) and module.weight.dtype != torch.uint8:
+                raise ModelError(
+                    f"{name}.weight",
+                    "the checkpoint has none",
+                    "Every layer in 8 bits is made from a weight that is there.",
+                    "Check the checkpoint's files.",
+                )
         return model
 
     def is_serializable(self, *args: Any, **kwargs: Any) -> bool:

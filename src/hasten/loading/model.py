@@ -142,7 +142,7 @@ def _load_base(source: Source, options: LoadOptions) -> Loaded:
     arguments = {**common, "dtype": getattr(torch, options.dtype), **options.hf}
     if options.use_safetensors:
         arguments["use_safetensors"] = True
-    if options.device != "cpu":
+    if options.device != "cpu" or options.storage != "plain":  # quantizers would choose a device of their own
         arguments.setdefault("device_map", {"": options.device})
     if options.storage != "plain" and "quantization_config" not in arguments:
         arguments["quantization_config"] = _stored_as(options.storage, arguments["dtype"])

@@ -51,4 +51,5 @@ def row_scaled_of(module: Any) -> RowScaled | None:
     absmax = theirs.SCB if theirs.SCB is not None else module.state.SCB  # where it is after a forward of its own
     if absmax is None:
         return None
-    return RowScaled(weight.data, absmax.float().view(-1) / 127.0, torch.float32 if weight.is_cpu else torch.bfloat16)
+    scale = absmax.to(weight.device, torch.float32).view(-1) / 127.0  # it does not follow a module that is moved
+    return RowScaled(weight.data, scale, torch.float32 if weight.is_cpu else torch.bfloat16)
