@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from hasten.kernels.nf4.op import MOST_TOKENS, dequantize, few_tokens, fits_few_tokens
+from hasten.kernels.nf4.op import dequantize
 from hasten.kernels.nf4.packed import packed_of
 
 bitsandbytes = pytest.importorskip("bitsandbytes", reason="the judge of 4-bit weights is not installed")
@@ -85,37 +85,3 @@ def test_other_parameters_are_not_packed():
     assert packed_of(torch.nn.Parameter(torch.ones(2, 2))) is None
     fp4 = bitsandbytes.nn.Params4bit(torch.randn(4, 64), requires_grad=False, quant_type="fp4").to("cpu")
     assert packed_of(fp4) is None
-
-
-@pytest.mark.parametrize("nested", [False, True])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize(
-    ("tokens", "shape"), [(1, (8, 64)), (1, (7, 1216)), (2, (5, 192)), (3, (1, 64)), (4, (9, 1088))]
-)
-def test_few_tokens(device, impl, nested, dtype, tokens, shape):
-    """As near to the truth as a product of the dequantized weight in the same type."""
-    parameter, _ = quantized(device, shape, nested=nested, dtype=dtype)
-    packed = packed_of(parameter)
-    generator = torch.Generator().manual_seed(3)
-    x = torch.randn(tokens, shape[1] + 8, generator=generator).to(device, dtype)[:, : shape[1]]
-    bias = torch.randn(shape[0], generator=generator).to(device, dtype)
-    weight = torch.empty(shape, device=device)
-    dequantize(packed, weight, impl="torch")
-    for own_bias in (None, bias):
-        assert fits_few_tokens(packed, tokens)
-        y = few_tokens(x, packed, own_bias, impl=impl)
-        assert y.dtype == dtype and y.shape == (tokens, shape[0])
-        truth = x.double() @ weight.double().t() + (0 if own_bias is None else own_bias.double())
-        step = {torch.float32: 2.0**-24, torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11}[dtype]
-        cut = 2.0 if impl == "triton" and device == "cpu" else 1.0  # the interpreter cuts bfloat16 off
-        # One rounding of the result, and those of a float32 sum of as many terms.
-        terms = (x.double().abs() @ weight.double().abs().t()) * shape[1] * 2.0**-24
-        assert ((y.double() - truth).abs() <= cut * step * truth.abs() + terms + 2.0**-24).all()
-
-
-def test_what_few_tokens_does_not_take(device):
-    parameter, _ = quantized(device, (4, 128), nested=False)
-    assert fits_few_tokens(packed_of(parameter), MOST_TOKENS)
-    assert not fits_few_tokens(packed_of(parameter), MOST_TOKENS + 1) and not fits_few_tokens(packed_of(parameter), 0)
-    broken = bitsandbytes.nn.Params4bit(torch.randn(8, 96), requires_grad=False, quant_type="nf4").to("cpu")
-    assert not fits_few_tokens(packed_of(broken), 1)

@@ -42,48 +42,6 @@ def dequantize(
         out[:, columns + start : columns + start + B.shape[1]] = B
 
 
-MOST_TOKENS = 4
-"""Of `few_tokens`: with more, dequantizing once and a product of 16-bit values is faster."""
-
-
-def fits_few_tokens(packed: Packed, tokens: int) -> bool:
-    """Whether `few_tokens` takes this weight and so many tokens."""
-    columns, block = packed.shape[1], packed.blocksize
-    return 0 < tokens <= MOST_TOKENS and columns % block == 0 and block in (32, 64, 128, 256, 512, 1024)
-
-
-def few_tokens(
-    x_MK: torch.Tensor, packed: Packed, bias_N: torch.Tensor | None = None, *, impl: str = "auto"
-) -> torch.Tensor:
-    """``y = x W^T + b`` for a few tokens, without a 16-bit weight in memory.
-
-    Source: README.md; no code reused.
-    Numerics: levels times scales in float32 and not rounded, sums in float32, one rounding to the dtype of `x`.
-
-    Args:
-        x_MK: ``[M, K]``, any row stride; float32, bfloat16 or float16.
-        packed: the weight ``[N, K]``; `fits_few_tokens` says whether it is taken.
-        bias_N: ``[N]`` or None.
-        impl: ``torch``, ``triton``, or ``auto``: Triton on a GPU.
-
-    Returns:
-        ``[M, N]`` in the dtype of `x`.
-    """
-    out_MN = torch.empty((x_MK.shape[0], packed.shape[0]), dtype=x_MK.dtype, device=x_MK.device)
-    if x_MK.stride(-1) != 1:
-        x_MK = x_MK.contiguous()  # noqa: N806
-    if packed.shape[0] and choose(impl, x_MK) == "triton":
-        from hasten.kernels.nf4 import triton as kernels
-
-        kernels.few_tokens(x_MK, packed, bias_N, out_MN)
-        return out_MN
-    wide_NK = torch.empty(packed.shape, dtype=torch.float32, device=x_MK.device)
-    reference.dequantize(packed, wide_NK)
-    y_MN = x_MK.float() @ wide_NK.t()
-    out_MN.copy_(y_MN if bias_N is None else y_MN + bias_N.float())
-    return out_MN
-
-
 def to_fp8(
     packed: Packed, inverse_N: torch.Tensor, out: torch.Tensor, *, turned: bool = False, impl: str = "auto"
 ) -> None:

@@ -114,60 +114,6 @@ def nf4_to_fp8_kernel(
         tl.store(out_ptr + row[:, None] * out_n + column[None, :], both, mask=inside)
 
 
-@triton.jit
-def nf4_few_tokens_kernel(
-    x_ptr, codes_ptr, absmax_ptr, levels_ptr, absmax8_ptr, levels8_ptr, mean_ptr, bias_ptr, y_ptr,
-    N, HALF, M, x_m, y_m,
-    BLOCKSIZE: tl.constexpr, BLOCKSIZE8: tl.constexpr, NESTED: tl.constexpr, BIAS: tl.constexpr,
-    TOKENS: tl.constexpr, ROWS: tl.constexpr, BYTES: tl.constexpr,
-):  # fmt: skip
-    """Rows are whole blocks. The sum of each byte's place is kept apart until the end."""
-    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    token = tl.arange(0, TOKENS)
-    total = tl.zeros((TOKENS, ROWS, BYTES), dtype=tl.float32)
-    for start in range(0, HALF, BYTES):
-        byte = start + tl.arange(0, BYTES)
-        mask = (row < N)[:, None] & (byte < HALF)[None, :]
-        pair = tl.load(codes_ptr + row[:, None] * HALF + byte[None, :], mask=mask, other=0).to(tl.int32)
-        own = start * 2 // BLOCKSIZE + tl.arange(0, 2 * BYTES // BLOCKSIZE)
-        inside = (row < N)[:, None] & (own * BLOCKSIZE < 2 * HALF)[None, :]
-        block = row[:, None] * (2 * HALF // BLOCKSIZE) + own[None, :]
-        scales = _scale(block, inside, absmax_ptr, absmax8_ptr, levels8_ptr, mean_ptr, BLOCKSIZE8, NESTED)
-        spread = tl.broadcast_to(scales[:, :, None], (ROWS, 2 * BYTES // BLOCKSIZE, BLOCKSIZE // 2))
-        scale = tl.reshape(spread, (ROWS, BYTES))
-        first = tl.load(levels_ptr + (pair >> 4)) * scale
-        second = tl.load(levels_ptr + (pair & 15)) * scale
-        known = (token < M)[:, None] & (byte < HALF)[None, :]
-        place = x_ptr + token[:, None] * x_m + 2 * byte[None, :]
-        even = tl.load(place, mask=known, other=0.0).to(tl.float32)
-        odd = tl.load(place + 1, mask=known, other=0.0).to(tl.float32)
-        total += even[:, None, :] * first[None, :, :] + odd[:, None, :] * second[None, :, :]
-    y = tl.sum(total, axis=2)
-    if BIAS:
-        y += tl.load(bias_ptr + row, mask=row < N, other=0.0).to(tl.float32)[None, :]
-    inside = (token < M)[:, None] & (row < N)[None, :]
-    tl.store(y_ptr + token[:, None] * y_m + row[None, :], y.to(y_ptr.dtype.element_ty), mask=inside)
-
-
-def pick_rows(tokens: int) -> tuple[int, int, int]:
-    """Rows of a program, bytes of a row at a time, warps."""
-    return (4, 512, 4) if tokens == 1 else (2, 512, 4)
-
-
-def few_tokens(x_MK: torch.Tensor, packed: Packed, bias_N: torch.Tensor | None, out: torch.Tensor) -> None:  # noqa: N803
-    """See `op.few_tokens`."""
-    rows, columns = packed.shape
-    nested, tokens = packed.nested, x_MK.shape[0]
-    per_program, block, warps = pick_rows(tokens)
-    nf4_few_tokens_kernel[(triton.cdiv(rows, per_program),)](
-        x_MK, packed.codes, packed.absmax, packed.levels,
-        nested.absmax if nested else None, nested.levels if nested else None, nested.mean if nested else None,
-        bias_N, out, rows, columns // 2, tokens, x_MK.stride(0), out.stride(0),
-        BLOCKSIZE=packed.blocksize, BLOCKSIZE8=nested.blocksize if nested else 1, NESTED=nested is not None,
-        BIAS=bias_N is not None, TOKENS=triton.next_power_of_2(tokens), ROWS=per_program, BYTES=block, num_warps=warps,
-    )  # fmt: skip
-
-
 def pick_tile(turned: bool) -> tuple[int, int, int]:
     """Rows and bytes of a tile, warps: 128 bytes of a turned row; 2 KB of codes."""
     return (128, 32, 8) if turned else (4, 512, 4)
