@@ -173,8 +173,6 @@ def make_step(spec: dict[str, Any], model: Any, batch: torch.Tensor) -> Any:
         from hasten.blocks.apply import apply, set_policies
         from hasten.blocks.projections import Compute8
 
-        applied = apply(model, compute8=Compute8() if arm.endswith("-fp8") else None)
-        assert applied.complete and not applied.refused_8, applied.line()
         named = arm.removesuffix("-fp8").partition("-")[2]
         policies = {
             "": "keep",
@@ -185,6 +183,9 @@ def make_step(spec: dict[str, Any], model: Any, batch: torch.Tensor) -> Any:
             "w8-free": "keep",
         }
         policy: Any = policies.get(named, named)
+        turned = named != "w8"  # where memory is short, as the Plan decides
+        applied = apply(model, compute8=Compute8(turned=turned) if arm.endswith("-fp8") else None)
+        assert applied.complete and not applied.refused_8, applied.line()
         set_policies(model, [policy] * applied.of)
         return _packed_step(model, batch, replayed=named != "launched")
     if checkpointed:
