@@ -362,3 +362,23 @@ def test_the_others_exist_and_say_so(adapted):
     ):
         with pytest.raises(CapabilityError, match=f"{name}.*Use "):
             getattr(model, name)(*arguments)
+
+
+def test_an_adapter_that_begins_inside_the_weights_is_saved_as_a_plain_one(tiny_model_folder, tmp_path, capsys):
+    model, tokenizer = FastLanguageModel.from_pretrained(str(tiny_model_folder), load_in_4bit=False)
+    model = FastLanguageModel.get_peft_model(model, r=4, init_lora_weights="pissa")
+    assert "plain one of twice the rank" in capsys.readouterr().err
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            parameter.data += 0.05
+    ids = torch.arange(3, 19)[None]
+    wanted = model(input_ids=ids).logits
+    model.save_pretrained(str(tmp_path / "own"))
+    model.save_pretrained_merged(str(tmp_path / "method"), tokenizer, save_method="lora")
+    for folder in (tmp_path / "own", tmp_path / "method"):
+        base = AutoModelForCausalLM.from_pretrained(str(tiny_model_folder))
+        again = PeftModel.from_pretrained(base, str(folder))
+        assert again.peft_config["default"].r == 8
+        torch.testing.assert_close(again(input_ids=ids).logits, wanted, rtol=0, atol=1e-5)
+    model.save_pretrained(str(tmp_path / "checkpoint"), state_dict=None)  # as trainers do
+    assert json.loads((tmp_path / "checkpoint" / "adapter_config.json").read_text(encoding="utf-8"))["r"] == 4

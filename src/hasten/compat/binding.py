@@ -9,6 +9,7 @@ import functools
 from typing import Any
 
 from hasten.compat import later, modes, saving
+from hasten.lora.initial import initial_of
 
 METHODS = {
     "for_inference": modes.for_inference,
@@ -41,6 +42,8 @@ def bind(model: Any) -> Any:
         _unbind(model.get_base_model())
     for name, function in METHODS.items():
         setattr(model, name, functools.partial(function, model))
+    if initial_of(model) is not None:
+        model.save_pretrained = functools.partial(saving.save_learnt, model)
     return model
 
 

@@ -11,6 +11,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
+from peft import PeftModel
 
 from hasten.compat.later import BUFFERS
 from hasten.compat.merged import (
@@ -28,6 +29,7 @@ from hasten.compat.offered import Unoffered, require_defaults
 from hasten.compat.origin import origin_of
 from hasten.errors import CapabilityError, ConfigError, StorageError, did_you_mean
 from hasten.files import new_folder, require_writable
+from hasten.lora.initial import save_plain
 from hasten.lora.merge import weights_in_4_bits
 from hasten.lora.save import refuse_nonfinite, save_adapter
 from hasten.quant.surviving import surviving_share
@@ -50,6 +52,26 @@ _UNOFFERED = {
 _MERGED_FILES = (".safetensors", ".safetensors.index.json", "generation_config.json")
 _COMMON_FILES = ("config.json", ".jinja", ".model", "tokenizer.json", "tokenizer_config.json", "README.md")
 _COMMON_FILES += ("special_tokens_map.json", "added_tokens.json", "vocab.json", "vocab.txt", "merges.txt")
+
+
+def save_learnt(model: Any, save_directory: Any, *args: Any, **kwargs: Any) -> None:
+    """`save_pretrained` of a model whose adapter began inside the weights: what it learnt, as a plain adapter.
+
+    Args:
+        model: a `PeftModel`.
+        save_directory: where to.
+        *args: as in peft.
+        **kwargs: as in peft; with a `state_dict`, as trainers pass it for their checkpoints, all of it is peft's.
+    """
+    if "state_dict" in kwargs:
+        say_once("checkpoints keep the adapter as it is trained; model.save_pretrained saves it as a plain one")
+        PeftModel.save_pretrained(model, save_directory, *args, **kwargs)
+        return
+    refuse_nonfinite(model)
+    folder = Path(save_directory).expanduser()
+    folder.mkdir(parents=True, exist_ok=True)
+    trained = any(name in ("embed_tokens", "lm_head") for name in model.peft_config["default"].target_modules or ())
+    save_plain(model, folder, embedding=trained)
 
 
 def save_pretrained_merged(

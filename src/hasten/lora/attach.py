@@ -7,6 +7,7 @@ from typing import Any
 
 from hasten.errors import ConfigError
 from hasten.families.base import family_of
+from hasten.lora.initial import begins_inside, remember, require_plain_base
 from hasten.lora.settings import LoraSettings
 from hasten.lora.targets import require_modules, resolve_targets
 
@@ -32,7 +33,7 @@ def attach(model: Any, settings: LoraSettings, **peft: Any) -> Attached:
 
     Raises:
         ConfigErrors: a target or a module to save matches nothing.
-        ConfigError: the model already has an adapter.
+        ConfigError: the model already has an adapter, or its weights do not allow the beginning that is asked for.
     """
     import torch
     from peft import LoraConfig, PeftModel, get_peft_model
@@ -46,6 +47,11 @@ def attach(model: Any, settings: LoraSettings, **peft: Any) -> Attached:
         )
     targets, notes = resolve_targets(model, settings.targets, family_of(model.config.model_type))
     require_modules(model, settings.modules_to_save)
+    if settings.init != "default":
+        peft["init_lora_weights"] = settings.init
+    inside = begins_inside(peft.get("init_lora_weights"))
+    if inside:
+        require_plain_base(model, peft["init_lora_weights"], dora=peft.get("use_dora", False))
     config = LoraConfig(
         task_type="CAUSAL_LM",
         r=settings.r,
@@ -61,6 +67,9 @@ def attach(model: Any, settings: LoraSettings, **peft: Any) -> Attached:
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(settings.seed)
         adapted = get_peft_model(model, config)
+    if inside:
+        remember(adapted)
+        notes = [*notes, "the adapter begins inside the weights; it is saved as a plain one of twice the rank"]
     return Attached(adapted, targets, notes)
 
 

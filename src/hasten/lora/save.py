@@ -7,6 +7,7 @@ from typing import Any
 
 from hasten.errors import TrainingError
 from hasten.files import new_folder
+from hasten.lora.initial import as_it_began, initial_of, save_plain
 
 
 def save_adapter(model: Any, tokenizer: Any, folder: Path, base_name: str) -> None:
@@ -30,7 +31,10 @@ def save_adapter(model: Any, tokenizer: Any, folder: Path, base_name: str) -> No
         trains_embedding = any(name in ("embed_tokens", "lm_head") for name in config.target_modules or ())
         config.base_model_name_or_path = base_name
         try:
-            model.save_pretrained(str(temporary), save_embedding_layers=trains_embedding)
+            if initial_of(model) is None:
+                model.save_pretrained(str(temporary), save_embedding_layers=trains_embedding)
+            else:
+                save_plain(model, temporary, embedding=trains_embedding)
         finally:
             config.base_model_name_or_path = before
         tokenizer.save_pretrained(str(temporary))
@@ -53,16 +57,17 @@ def refuse_nonfinite(model: Any) -> None:
 
 
 def refuse_untouched(model: Any) -> None:
-    """Refuse an adapter whose every B matrix is still zero: nothing was learnt.
+    """Refuse an adapter whose every B matrix is what it began as: nothing was learnt.
 
     Raises:
         TrainingError: if so.
     """
     matrices = [parameter for name, parameter in model.named_parameters() if "lora_B" in name]
-    if matrices and not any(matrix.any() for matrix in matrices):
+    inside = initial_of(model) is not None
+    if as_it_began(model) if inside else matrices and not any(matrix.any() for matrix in matrices):
         raise TrainingError(
             "the adapter",
-            "every B matrix is still zero",
+            f"every B matrix is still {'what it began as' if inside else 'zero'}",
             "Nothing was learnt.",
             "Raise training.learning_rate, or check that rows have something to learn.",
         )

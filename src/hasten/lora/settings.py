@@ -17,6 +17,10 @@ class LoraSettings:
     dropout: float = option(0.0, "share of the adapter's inputs set to zero in training", low=0, high=1)
     targets: list[str] = option([], "names of the modules that get an adapter; none: the family's own list")
     rslora: bool = option(False, "scale by alpha / sqrt(r), which keeps high ranks stable (Kalajdzievski 2023)")
+    init: Literal["default", "pissa", "olora"] = option(
+        "default",
+        "where it begins: at zero, or in the main part of the weights (PiSSA, OLoRA), which must be in 16 bits",
+    )
     bias: Literal["none", "all", "lora_only"] = option("none", "which biases are trained")
     modules_to_save: list[str] = option([], "modules trained in full beside the adapter, e.g. lm_head")
     seed: int = option(3407, "seed of the adapter's first values", low=0)
