@@ -125,3 +125,46 @@ def test_merged_it_is_what_the_adapter_was_trained_on(tiny_model_folder, storage
     wanted = model(IDS).logits
     away = (plain(IDS).logits - wanted).norm() / wanted.norm()
     assert away < (1e-5 if storage == "fp8" else 0.05)
+
+
+def in_blocks(folder, model, block=128):
+    """A checkpoint as published ones are: 8-bit floats, a scale for each block."""
+    tiny.save_model(folder, model)
+    tensors = load_file(folder / "model.safetensors")
+    for name in [name for name in tensors if name.endswith("proj.weight")]:
+        rows, columns = tensors[name].shape
+        padded = torch.zeros(-(-rows // block) * block, columns)
+        padded[:rows] = tensors[name]
+        blocks = padded.view(-1, block, columns // block, block)
+        scale = blocks.abs().amax((1, 3)) / 448
+        codes = (blocks / scale[:, None, :, None]).reshape(padded.shape)[:rows].to(torch.float8_e4m3fn)
+        tensors[name], tensors[f"{name}_scale_inv"] = codes.contiguous(), scale.contiguous()
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config["quantization_config"] = {
+        "quant_method": "fp8",
+        "activation_scheme": "dynamic",
+        "weight_block_size": [block, block],
+        "modules_to_not_convert": ["lm_head"],
+    }
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    return folder
+
+
+def test_published_8_bit_checkpoints_are_read_into_16_bits_and_it_is_said(tmp_path):
+    original = tiny.llama(hidden_size=128, intermediate_size=256)
+    folder = in_blocks(tmp_path / "blocks", original)
+    loaded = load(str(folder), LoadOptions())
+    assert any("8-bit weights" in note and "read into float32" in note for note in loaded.notes)
+    layer = loaded.model.model.layers[0].mlp.up_proj
+    assert type(layer) is nn.Linear and layer.weight.dtype == torch.float32
+    wanted = original.model.layers[0].mlp.up_proj.weight
+    assert 0 < (layer.weight - wanted).norm() < 0.04 * wanted.norm()
+    assert not getattr(loaded.model.config, "quantization_config", None)
+
+
+@pytest.mark.parametrize("storage", ["fp8", "nf4"])
+def test_they_are_not_quantized_again(tmp_path, storage):
+    folder = in_blocks(tmp_path / "blocks", tiny.llama(hidden_size=128, intermediate_size=256))
+    with pytest.raises(ModelError, match="in 8-bit floats already.*load_in_fp8 False"):
+        load(str(folder), LoadOptions(storage=storage))

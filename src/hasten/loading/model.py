@@ -144,7 +144,10 @@ def _load_base(source: Source, options: LoadOptions) -> Loaded:
         arguments["use_safetensors"] = True
     if options.device != "cpu" or options.storage != "plain":  # quantizers would choose a device of their own
         arguments.setdefault("device_map", {"": options.device})
-    if options.storage != "plain" and "quantization_config" not in arguments:
+    read_wide = _kept_in_fp8(source, options, where)
+    if read_wide:
+        arguments["quantization_config"] = read_wide
+    elif options.storage != "plain" and "quantization_config" not in arguments:
         arguments["quantization_config"] = _stored_as(options.storage, arguments["dtype"])
     with _translated(source), _native(where, source) as place:
         model = AutoModelForCausalLM.from_pretrained(place, **arguments)
@@ -152,6 +155,8 @@ def _load_base(source: Source, options: LoadOptions) -> Loaded:
     keep_trainable(model)
     require_read_right(model)
     tokenizer, notes = _tokenizer(source, options)
+    if read_wide:
+        notes.append(f"the checkpoint's 8-bit weights (a scale for each block) are read into {options.dtype}")
     return Loaded(model, tokenizer, source, source, notes)
 
 
@@ -216,6 +221,32 @@ def _give_padding(tokenizer: Any, source: Source) -> list[str]:
         )
     tokenizer.pad_token = tokenizer.eos_token
     return [f"the tokenizer has no padding token: {tokenizer.eos_token!r} pads (by position; it is still learnt)"]
+
+
+def _kept_in_fp8(source: Source, options: LoadOptions, where: str) -> Any:
+    """For a checkpoint whose weights are 8-bit floats with a scale for each block: what reads them into 16 bits.
+
+    transformers would compute with kernels that it downloads; nothing is trained on those here.
+
+    Raises:
+        ModelError: another storage is asked for.
+    """
+    from transformers import AutoConfig, FineGrainedFP8Config
+
+    if "quantization_config" in options.hf or source.kind == "gguf":
+        return None
+    with _translated(source), _native(where, source) as place:
+        found = getattr(AutoConfig.from_pretrained(place, **_common(source, options)), "quantization_config", None)
+    if not isinstance(found, dict) or found.get("quant_method") != "fp8":
+        return None
+    if options.storage != "plain":
+        raise ModelError(
+            source.name,
+            "its weights are in 8-bit floats already",
+            "Rounding twice loses twice: other storages are made from 16-bit weights.",
+            "Leave load_in_4bit, load_in_8bit and load_in_fp8 False, or name the original model.",
+        )
+    return FineGrainedFP8Config(dequantize=True)
 
 
 def _stored_as(storage: Storage, dtype: Any) -> Any:
