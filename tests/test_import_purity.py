@@ -1,7 +1,8 @@
 """Importing hasten loads nothing heavy, and neither importing nor using it changes anything of another library.
 
-One exception, by design: packed attention adds one entry, `hasten_packed`, to transformers' own table of attention
-functions, through the extension point that is made for it (`AttentionInterface.register`), when it is first used.
+Two exceptions, by design: packed attention adds one entry, `hasten_packed`, to transformers' own table of attention
+functions, and loading in 8-bit floats one, `hasten_fp8`, to its tables of quantizers, through the extension points that
+are made for it (`AttentionInterface.register`, `register_quantizer`), when they are first used.
 """
 
 import json

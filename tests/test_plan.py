@@ -82,6 +82,11 @@ def test_8_bit_products_are_refused_with_the_reason():
     assert make_plan(CPU, LLAMA, "llama", Request()).compute == "bf16"
 
 
+def test_8_bit_products_of_whole_numbers_are_refused():
+    with pytest.raises(ConfigError, match="'fp8' with load_in_8bit.*load_in_fp8"):
+        make_plan(SPARK, LLAMA, "llama", Request(compute="fp8", storage="int8"))
+
+
 def test_a_turned_copy_is_kept_where_half_of_the_memory_remains():
     turned, said = choose_turned(7 * 10**9, 0, 40 * 10**9)
     assert turned and said.choice == "fp8" and "13.0 GiB for two copies" in said.why

@@ -3,9 +3,9 @@
     python benchmarks/run.py precision rows=alpaca.json [steps=200]
 
 Runs that differ in nothing else: frozen weights in 16 bits, NF4, or 8 bits (`w8` floats, `int8` whole numbers), their
-products in bfloat16 or in 8-bit floats. Held-out loss is measured as everywhere, with the weights as they are kept; losses
-of steps are those of the products that are learnt with. Raises where runs with 8-bit products end more than half a percent
-above bfloat16's on the same weights.
+products in bfloat16 or in 8-bit floats. Held-out loss is measured as everywhere, with the weights as they are kept;
+losses of steps are those of the products that are learnt with. Raises where runs with 8-bit products end more than half
+a percent above bfloat16's on the same weights.
 """
 
 from __future__ import annotations

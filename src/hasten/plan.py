@@ -114,6 +114,13 @@ def make_plan(hardware: Hardware, family: Family, model_type: str, request: Requ
         CapabilityError: 8-bit products were asked for and this machine has none.
     """
     dtype, dtype_decision = choose_dtype(hardware, request.dtype)
+    if request.compute == "fp8" and request.storage == "int8":
+        raise ConfigError(
+            "model.compute",
+            "'fp8' with load_in_8bit",
+            "Whole numbers of 8 bits are no 8-bit floats.",
+            "Use load_in_fp8, or compute 'bf16'.",
+        )
     if request.compute == "fp8":
         _require_fp8(hardware, family, model_type, dtype)
     decisions = [

@@ -172,3 +172,16 @@ def test_generation_and_removal():
     assert torch.equal(own, wanted)
     remove(fast)
     torch.testing.assert_close(results(fast.train())["logits"], results(slow.train())["logits"], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("make", [floats, whole_numbers])
+def test_values_that_are_loaded_into_a_fast_model(make):
+    fast, slow, _ = three(make)
+    results(fast)
+    other = adapted(replace(tiny.llama(hidden_size=64, intermediate_size=128, seed=5), make))
+    for model in (fast, slow):
+        model.load_state_dict(other.state_dict())
+    again = adapted(replace(tiny.llama(hidden_size=64, intermediate_size=128, seed=5), make))
+    assert apply(again).complete
+    own, wanted = results(fast), results(again)
+    torch.testing.assert_close(own["logits"], wanted["logits"], rtol=1e-5, atol=1e-5)

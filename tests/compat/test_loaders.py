@@ -80,6 +80,20 @@ def test_eight_bits_take_the_place_of_four(tiny_model_folder, tmp_path, asked, k
         assert torch.equal(merged[name], value.bfloat16().float()), name
 
 
+def test_peft_does_not_merge_into_codes(tiny_model_folder):
+    model, _ = FastLanguageModel.from_pretrained(str(tiny_model_folder), load_in_fp8=True)
+    model = FastLanguageModel.get_peft_model(model, r=4)
+    for merge in (model.merge_adapter, model.merge_and_unload):
+        with pytest.raises(CapabilityError, match="8-bit floats.*save_pretrained_merged"):
+            merge(safe_merge=True)
+
+
+@pytest.mark.parametrize("plain", ["load_in_16bit", "full_finetuning"])
+def test_8_bits_and_16_are_refused(tiny_model_folder, plain):
+    with pytest.raises(ConfigError, match=f"load_in_fp8.*as is {plain}"):
+        FastLanguageModel.from_pretrained(str(tiny_model_folder), load_in_fp8=True, **{plain: True})
+
+
 def test_two_kinds_of_8_bits_are_refused(tiny_model_folder):
     with pytest.raises(ConfigError, match="load_in_8bit.*True, as is load_in_fp8.*one way"):
         FastLanguageModel.from_pretrained(str(tiny_model_folder), load_in_8bit=True, load_in_fp8=True)

@@ -382,3 +382,7 @@ def test_an_adapter_that_begins_inside_the_weights_is_saved_as_a_plain_one(tiny_
         torch.testing.assert_close(again(input_ids=ids).logits, wanted, rtol=0, atol=1e-5)
     model.save_pretrained(str(tmp_path / "checkpoint"), state_dict=None)  # as trainers do
     assert json.loads((tmp_path / "checkpoint" / "adapter_config.json").read_text(encoding="utf-8"))["r"] == 4
+    model.save_pretrained(str(tmp_path / "other rank"), is_main_process=False)
+    assert not (tmp_path / "other rank").exists()
+    with pytest.raises(ConfigError, match="selected_adapters"):
+        model.save_pretrained(str(tmp_path / "some"), selected_adapters=["default"])

@@ -8,10 +8,11 @@ import torch
 from peft import PeftModel
 from torch import nn
 
-from hasten.errors import ConfigError, TrainingError
+from hasten.errors import ConfigError, ModelError, TrainingError
 from hasten.loading.model import LoadOptions, load
+from hasten.loading.source import begins_inside
 from hasten.lora.attach import attach
-from hasten.lora.initial import begins_inside, initial_of
+from hasten.lora.initial import initial_of
 from hasten.lora.merge import merged_state_dict
 from hasten.lora.save import refuse_untouched, save_adapter
 from hasten.lora.settings import LoraSettings
@@ -73,6 +74,19 @@ def test_weights_in_few_bits_are_refused(tiny_model_folder, storage):
     model = load(str(tiny_model_folder), LoadOptions(storage=storage)).model
     with pytest.raises(ConfigError, match="'pissa' on weights in 4 or 8 bits.*16 bits"):
         attach(model, LoraSettings(init="pissa"))
+
+
+@pytest.mark.parametrize("target", ["lm_head", "embed_tokens"])
+def test_embedding_and_head_are_refused(tiny_llama, target):
+    with pytest.raises(ConfigError, match=f"'pissa' with target '{target}'"):
+        attach(tiny_llama, LoraSettings(init="pissa", targets=["q_proj", target]))
+
+
+def test_a_checkpoint_is_not_taken_for_an_adapter(tiny_model_folder, tmp_path):
+    model = begun(tiny_model_folder)[0].model
+    model.save_pretrained(str(tmp_path / "checkpoint"))
+    with pytest.raises(ModelError, match="'pissa'.*plain adapter"):
+        load(str(tmp_path / "checkpoint"), LoadOptions())
 
 
 def test_dora_is_refused(tiny_llama):

@@ -8,8 +8,8 @@ mask; so it may run only where shapes repeat: causal rows of a length that is a 
 The backward is torch's: `Attended` keeps the small graph of this one call, made inside a block's own forward. A plan of
 cuDNN's backward holds the strides of the output's gradient, but torch finds plans again by those of queries, keys and
 values (2.11 and 2.13): a second layout is read with the strides of the first, which gives wrong gradients or ends in an
-illegal access. Adapters differ in width between layers, and so do the rows of their gradients. So dense attention is
-given contiguous gradients, whoever computes it.
+illegal access. Adapters differ in width between layers, and so do the rows of their gradients. So everything but the
+variable-length kernel is given contiguous gradients, whoever computes it.
 
 Shapes: B batch, T tokens, H query heads, K key/value heads, D head width.
 """
@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch.nn import functional as F  # noqa: N812
 
-from hasten.blocks.packed_attention import ordered_backward, packed_attention_forward
+from hasten.blocks.packed_attention import ordered_backward, packed_attention_forward, runs_varlen
 
 _PREFERRED_FROM = (9, 0)
 _LENGTHS = 128
@@ -60,14 +60,14 @@ class Attended:
     output_BTHD: torch.Tensor
     inputs: tuple[torch.Tensor, ...]
     """Queries, keys, values."""
-    dense: bool
-    """Whether whole rows were attended to."""
+    any_layout: bool
+    """Whether the backward takes gradients as they lie."""
     ordered: bool = False
     """Whether the backward is flash attention's over packed rows, which can be ordered."""
 
     def backward(self, doutput_BTHD: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Gradients of queries, keys and values, each ``[B, T, heads, D]``."""
-        if self.dense and doutput_BTHD.is_cuda:
+        if doutput_BTHD.is_cuda and not self.any_layout:
             doutput_BTHD = doutput_BTHD.contiguous()  # noqa: N806
         if not self.ordered:
             return torch.autograd.grad(self.output_BTHD, self.inputs, doutput_BTHD)
@@ -94,9 +94,11 @@ def attend(
         if documents:
             rows = [part.unflatten(1, (documents, -1)).squeeze(0).transpose(1, 2) for part in inputs]
             output = _dense(rows[0], rows[1], rows[2], view).transpose(1, 2).flatten(0, 1).unsqueeze(0)
-            return Attended(output, inputs, dense=True)
+            return Attended(output, inputs, any_layout=False)
         query, key, value = (part.transpose(1, 2) for part in inputs)
-        if view.cu_seq_lens is not None:
+        packed = view.cu_seq_lens is not None
+        any_layout = packed and runs_varlen(query, value, view.window, view.longest, view.dropout, ordered=ordered)
+        if packed:
             output, _ = packed_attention_forward(
                 _NO_MODULE,
                 query,
@@ -112,7 +114,7 @@ def attend(
             )
         else:
             output = _dense(query, key, value, view).transpose(1, 2)
-    return Attended(output, inputs, dense=view.cu_seq_lens is None, ordered=ordered)
+    return Attended(output, inputs, any_layout, ordered)
 
 
 _NO_MODULE: Any = None

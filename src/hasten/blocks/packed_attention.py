@@ -99,9 +99,7 @@ def packed_attention_forward(
             "It reads one packed row with its document boundaries and no mask.",
             "Leave the block `packed_attention(model)` to run ordinary batches.",
         )
-    if max_length_q is not None and sliding_window is not None and sliding_window >= max_length_q:
-        sliding_window = None  # no document is long enough to notice
-    if _varlen_fits(query_BHTD, value_BKTD, sliding_window, dropout, ordered):
+    if runs_varlen(query_BHTD, value_BKTD, sliding_window, max_length_q, dropout, ordered=ordered):
         out_THD = _varlen(query_BHTD, key_BKTD, value_BKTD, scaling, cu_seq_lens_q, max_length_q)
         return out_THD.unsqueeze(0), None
     lengths = [length for length in cu_seq_lens_q.diff().tolist() if length]  # rounded rows have empty documents
@@ -125,6 +123,21 @@ def packed_attention_forward(
         for query, key, value in documents
     ]
     return torch.cat(outputs, dim=2).transpose(1, 2), None
+
+
+def runs_varlen(
+    query_BHTD: torch.Tensor,
+    value_BKTD: torch.Tensor,
+    window: int | None,
+    longest: int | None,
+    dropout: float,
+    *,
+    ordered: bool,
+) -> bool:
+    """Whether documents go through torch's variable-length kernel, or one by one; see `packed_attention_forward`."""
+    if longest is not None and window is not None and window >= longest:
+        window = None  # no document is long enough to notice
+    return _varlen_fits(query_BHTD, value_BKTD, window, dropout, ordered)
 
 
 @contextmanager

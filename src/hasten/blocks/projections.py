@@ -79,7 +79,7 @@ class ProjectionGroup:
     _A: torch.Tensor | None = field(default=None, repr=False)
     _written: tuple[Any, ...] = field(default=(), repr=False)
     _values: tuple[Any, ...] = field(default=(), repr=False)
-    """What 8-bit copies were made of: they do not follow their weights. Changes through ``.data`` are not seen."""
+    """What copies were made of: they do not follow their weights. Changes through ``.data`` are not seen."""
     _made: tuple[Any, Weights8] | None = field(default=None, repr=False)
     """The 8-bit copies, and what they were made of."""
 
@@ -233,9 +233,9 @@ class ProjectionGroup:
         self._operand = Operand8(**common, weights8=self._made[1], kept_B=kept_B)
 
     def _seen(self) -> tuple[Any, ...]:
-        if self.compute8 is None:
-            return ()
         weights = [base_of(module).weight for module in self.modules]
+        if self.compute8 is None:  # scales of whole numbers are copies too
+            return tuple([weight._version for weight in weights if weight.dtype == torch.int8])
         return tuple(None if weight.requires_grad else weight._version for weight in weights)
 
     def _factors(self, rows: Sequence[slice]) -> tuple[Factors, ...]:

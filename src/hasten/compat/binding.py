@@ -42,6 +42,9 @@ def bind(model: Any) -> Any:
         _unbind(model.get_base_model())
     for name, function in METHODS.items():
         setattr(model, name, functools.partial(function, model))
+    if hasattr(model, "get_base_model") and any(type(module).__name__ == "Fp8Linear" for module in model.modules()):
+        model.merge_adapter = functools.partial(later.merge_in_8_bits, "merge_adapter")
+        model.merge_and_unload = functools.partial(later.merge_in_8_bits, "merge_and_unload")
     if initial_of(model) is not None:
         model.save_pretrained = functools.partial(saving.save_learnt, model)
     return model

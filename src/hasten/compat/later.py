@@ -25,6 +25,20 @@ def _refuse(name: str, value: object, remedy: str) -> NoReturn:
     raise CapabilityError(name, f"called with {value!r}", "hasten does not offer this yet.", remedy)
 
 
+def merge_in_8_bits(name: str, *args: Any, **kwargs: Any) -> NoReturn:
+    """peft's merges into weights that are kept in 8-bit floats, where its sums would be lost.
+
+    Raises:
+        CapabilityError: always.
+    """
+    raise CapabilityError(
+        name,
+        "called on a model in 8-bit floats",
+        "peft adds an adapter to the weights themselves, which are codes here.",
+        "Use model.save_pretrained_merged(folder, tokenizer).",
+    )
+
+
 def push_to_hub_merged(
     model: Any,
     repo_id: str,

@@ -273,7 +273,6 @@ def _options(arguments: dict[str, Any], extra: dict[str, Any], hardware: Hardwar
     if "auto" not in (given, wanted) and given != wanted:
         raise ConfigError("torch_dtype", given, f"dtype says {wanted}.", "Give one of them.")
     dtype, _ = choose_dtype(hardware, wanted if given == "auto" else given)
-    plain = arguments["load_in_16bit"] or arguments["full_finetuning"]
     if arguments["load_in_16bit"] and dtype == "float32":
         say_once("load_in_16bit on a CPU: weights stay float32, its fastest dtype; dtype=torch.bfloat16 halves them")
     safe = extra.pop("use_safetensors", None)
@@ -282,7 +281,7 @@ def _options(arguments: dict[str, Any], extra: dict[str, Any], hardware: Hardwar
     return LoadOptions(
         device=hardware.device,
         dtype=dtype,
-        storage=_storage(arguments) if not plain else "plain",
+        storage=_storage(arguments),
         revision=arguments["revision"],
         token=arguments["token"],
         trust_remote_code=arguments["trust_remote_code"],
@@ -294,6 +293,11 @@ def _options(arguments: dict[str, Any], extra: dict[str, Any], hardware: Hardwar
 def _storage(arguments: dict[str, Any]) -> Storage:
     """4 bits are the default, so another storage that is asked for takes their place."""
     eight = {name: bool(arguments[name]) for name in ("load_in_8bit", "load_in_fp8")}
+    if arguments["load_in_16bit"] or arguments["full_finetuning"]:
+        plain = "load_in_16bit" if arguments["load_in_16bit"] else "full_finetuning"
+        if asked := [name for name, given in eight.items() if given]:
+            raise ConfigError(asked[0], f"True, as is {plain}", "Weights are kept in one way.", "Set one of them.")
+        return "plain"
     return asked_storage(load_in_4bit=arguments["load_in_4bit"] and not any(eight.values()), **eight)
 
 

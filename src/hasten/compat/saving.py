@@ -54,24 +54,44 @@ _COMMON_FILES = ("config.json", ".jinja", ".model", "tokenizer.json", "tokenizer
 _COMMON_FILES += ("special_tokens_map.json", "added_tokens.json", "vocab.json", "vocab.txt", "merges.txt")
 
 
-def save_learnt(model: Any, save_directory: Any, *args: Any, **kwargs: Any) -> None:
+def save_learnt(
+    model: Any,
+    save_directory: Any,
+    *args: Any,
+    is_main_process: bool = True,
+    save_embedding_layers: bool | str = "auto",
+    **kwargs: Any,
+) -> None:
     """`save_pretrained` of a model whose adapter began inside the weights: what it learnt, as a plain adapter.
 
     Args:
         model: a `PeftModel`.
         save_directory: where to.
         *args: as in peft.
+        is_main_process: whether this process writes.
+        save_embedding_layers: as in peft.
         **kwargs: as in peft; with a `state_dict`, as trainers pass it for their checkpoints, all of it is peft's.
+
+    Raises:
+        ConfigError: an argument of peft's that a plain adapter is not written with.
+        TrainingError: the adapter holds NaN or infinity.
     """
     if "state_dict" in kwargs:
         say_once("checkpoints keep the adapter as it is trained; model.save_pretrained saves it as a plain one")
-        PeftModel.save_pretrained(model, save_directory, *args, **kwargs)
+        given = {"is_main_process": is_main_process, "save_embedding_layers": save_embedding_layers, **kwargs}
+        PeftModel.save_pretrained(model, save_directory, *args, **given)
+        return
+    if unknown := [
+        name for name, value in kwargs.items() if name != "safe_serialization" and value not in (None, True)
+    ]:
+        rule = "What an adapter that began inside the weights has learnt is written as one plain adapter."
+        raise ConfigError(f"save_pretrained({unknown[0]}=...)", repr(kwargs[unknown[0]]), rule, "Leave it out.")
+    if not is_main_process:
         return
     refuse_nonfinite(model)
     folder = Path(save_directory).expanduser()
     folder.mkdir(parents=True, exist_ok=True)
-    trained = any(name in ("embed_tokens", "lm_head") for name in model.peft_config["default"].target_modules or ())
-    save_plain(model, folder, embedding=trained)
+    save_plain(model, folder, embedding=save_embedding_layers)
 
 
 def save_pretrained_merged(

@@ -27,6 +27,7 @@ from hasten.compat.trl_config import Defaults, SFTConfig, translate
 from hasten.compat.trl_imports import TrlConfig, TrlTrainer
 from hasten.errors import CapabilityError, ConfigError, did_you_mean
 from hasten.lora.attach import value_count
+from hasten.lora.merge import quantized_weights, weights_in_4_bits
 
 __all__ = ["SFTConfig", "SFTTrainer", "UnslothTrainer", "UnslothTrainingArguments", "unsloth_train"]
 
@@ -203,7 +204,8 @@ def banner(trainer: Any) -> str:
     total = sum(value_count(weight) for weight in model.parameters())
     origin = origin_of(model)
     name = origin.name if origin else model.config._name_or_path or model.config.model_type
-    dtype = str(model.dtype).removeprefix("torch.") + (" (4-bit)" if getattr(model, "is_loaded_in_4bit", False) else "")
+    kept = " (4-bit)" if weights_in_4_bits(model) else " (8-bit)" if quantized_weights(model) else ""
+    dtype = str(model.dtype).removeprefix("torch.") + kept
     batch = f"{args.per_device_train_batch_size} x {args.gradient_accumulation_steps}"
     batch += f", padded: {trainer.why_padded}" if getattr(trainer, "why_padded", "") else ""
     return (

@@ -48,7 +48,10 @@ class Fp8Linear(nn.Linear):
         """Moved like any module, but scales stay float32 whatever the model is cast to."""
         exact = self.weight_scale
         super()._apply(fn, recurse)
-        self.weight_scale = exact.to(self.weight_scale.device)
+        if not exact.is_meta:
+            self.weight_scale = exact.to(self.weight_scale.device)
+        elif self.weight_scale.dtype != torch.float32:
+            self.weight_scale = torch.empty_like(self.weight_scale, dtype=torch.float32)
         return self
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:  # noqa: A002  # nn.Linear's name

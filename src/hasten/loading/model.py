@@ -18,7 +18,7 @@ from hasten.errors import HastenError, MissingPackageError, ModelError
 from hasten.files import native_path
 from hasten.loading import demo, gguf
 from hasten.loading.four_bit import keep_trainable, require_read_right
-from hasten.loading.source import Source, check_remote_code, read_json, resolve
+from hasten.loading.source import Source, begins_inside, check_remote_code, read_json, resolve
 from hasten.storage import Storage
 
 CACHE = Path.home() / ".cache" / "hasten"
@@ -146,14 +146,22 @@ def _load_base(source: Source, options: LoadOptions) -> Loaded:
         arguments.setdefault("device_map", {"": options.device})
     read_wide = _kept_in_fp8(source, options, where)
     if read_wide:
-        arguments["quantization_config"] = read_wide
+        from transformers import FineGrainedFP8Config
+
+        arguments["quantization_config"] = FineGrainedFP8Config(dequantize=True)
     elif options.storage != "plain" and "quantization_config" not in arguments:
         arguments["quantization_config"] = _stored_as(options.storage, arguments["dtype"])
     with _translated(source), _native(where, source) as place:
         model = AutoModelForCausalLM.from_pretrained(place, **arguments)
     model.name_or_path = where
     keep_trainable(model)
+    if options.storage == "int8":
+        for module in model.modules():
+            if type(module).__name__ == "Linear8bitLt":
+                module.compute_dtype = arguments["dtype"]  # bitsandbytes keeps no note of it
     require_read_right(model)
+    if read_wide:
+        _require_whole_blocks(model, source, read_wide)
     tokenizer, notes = _tokenizer(source, options)
     if read_wide:
         notes.append(f"the checkpoint's 8-bit weights (a scale for each block) are read into {options.dtype}")
@@ -223,15 +231,37 @@ def _give_padding(tokenizer: Any, source: Source) -> list[str]:
     return [f"the tokenizer has no padding token: {tokenizer.eos_token!r} pads (by position; it is still learnt)"]
 
 
-def _kept_in_fp8(source: Source, options: LoadOptions, where: str) -> Any:
-    """For a checkpoint whose weights are 8-bit floats with a scale for each block: what reads them into 16 bits.
+def _require_whole_blocks(model: Any, source: Source, config: dict[str, Any]) -> None:
+    """transformers takes a block for the rows divided by the scales, which is wrong where the last one is cut short.
+
+    Raises:
+        ModelError: naming the first such weight.
+    """
+    import torch
+
+    block = config.get("weight_block_size")
+    kept = config.get("modules_to_not_convert") or []
+    for name, module in model.named_modules():
+        if not block or type(module) is not torch.nn.Linear or any(part in name for part in kept):
+            continue
+        if any(width > side and width % side for width, side in zip(module.weight.shape, block, strict=True)):
+            raise ModelError(
+                source.name,
+                f"'{name}' is {' x '.join(map(str, module.weight.shape))}, in blocks of {block[0]} x {block[1]}",
+                "8-bit weights are read where they are whole blocks.",
+                "Name the original 16-bit model.",
+            )
+
+
+def _kept_in_fp8(source: Source, options: LoadOptions, where: str) -> dict[str, Any] | None:
+    """What a checkpoint says whose weights are 8-bit floats with a scale for each block; they are read into 16 bits.
 
     transformers would compute with kernels that it downloads; nothing is trained on those here.
 
     Raises:
         ModelError: another storage is asked for.
     """
-    from transformers import AutoConfig, FineGrainedFP8Config
+    from transformers import AutoConfig
 
     if "quantization_config" in options.hf or source.kind == "gguf":
         return None
@@ -246,7 +276,7 @@ def _kept_in_fp8(source: Source, options: LoadOptions, where: str) -> Any:
             "Rounding twice loses twice: other storages are made from 16-bit weights.",
             "Leave load_in_4bit, load_in_8bit and load_in_fp8 False, or name the original model.",
         )
-    return FineGrainedFP8Config(dequantize=True)
+    return found
 
 
 def _stored_as(storage: Storage, dtype: Any) -> Any:
@@ -274,6 +304,14 @@ def _stored_as(storage: Storage, dtype: Any) -> Any:
 def _load_adapter(source: Source, options: LoadOptions) -> Loaded:
     from peft import PeftModel
 
+    init = read_json(_file_of(source, _ADAPTER_CONFIG, options)).get("init_lora_weights")
+    if begins_inside(init):
+        raise ModelError(
+            source.name,
+            f"a checkpoint of an adapter that began inside the weights (init_lora_weights '{init}')",
+            "It is read on a base that nobody else has; only the run that wrote it goes on from it.",
+            "Load what the finished run saved, a plain adapter, or resume that run.",
+        )
     weights = _adapter_weights(source, options)
     base_source, base_options = _base_of(source, options)
     base = _load_base(base_source, base_options)
@@ -285,7 +323,7 @@ def _load_adapter(source: Source, options: LoadOptions) -> Loaded:
     model.peft_config["default"].base_model_name_or_path = local_folder(base.base, base_options)
     _require_complete(model, source, stored)
     tokenizer, notes = _tokenizer(source, options)
-    return Loaded(model, tokenizer, source, base.base, notes)
+    return Loaded(model, tokenizer, source, base.base, list(dict.fromkeys((*base.notes, *notes))))
 
 
 def _base_of(source: Source, options: LoadOptions) -> tuple[Source, LoadOptions]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from hasten.errors import ModelError, did_you_mean, nearest
 
@@ -201,3 +201,8 @@ def _neighbours(path: Path) -> str | None:
         return f"The folder '{path.parent}' does not exist either."
     match = nearest(path.name, [entry.name for entry in path.parent.iterdir()])
     return f"Did you mean '{path.parent / match}'?" if match else None
+
+
+def begins_inside(init: Any) -> bool:
+    """Whether an adapter's `init_lora_weights` changes its base (PiSSA, OLoRA, CorDA)."""
+    return isinstance(init, str) and init.startswith(("pissa", "olora", "corda"))

@@ -7,9 +7,15 @@ from typing import Any
 
 from hasten.errors import ConfigError
 from hasten.families.base import family_of
-from hasten.lora.initial import begins_inside, remember, require_plain_base
+from hasten.loading.source import begins_inside
+from hasten.lora.initial import remember, require_plain_base
 from hasten.lora.settings import LoraSettings
 from hasten.lora.targets import require_modules, resolve_targets
+
+INSIDE = (
+    "the adapter begins inside the weights: it is saved as a plain one of twice the rank, and switching it off does "
+    "not give the base model"
+)
 
 
 @dataclass
@@ -51,7 +57,7 @@ def attach(model: Any, settings: LoraSettings, **peft: Any) -> Attached:
         peft["init_lora_weights"] = settings.init
     inside = begins_inside(peft.get("init_lora_weights"))
     if inside:
-        require_plain_base(model, peft["init_lora_weights"], dora=peft.get("use_dora", False))
+        require_plain_base(model, peft["init_lora_weights"], targets, dora=peft.get("use_dora", False))
     config = LoraConfig(
         task_type="CAUSAL_LM",
         r=settings.r,
@@ -69,7 +75,7 @@ def attach(model: Any, settings: LoraSettings, **peft: Any) -> Attached:
         adapted = get_peft_model(model, config)
     if inside:
         remember(adapted)
-        notes = [*notes, "the adapter begins inside the weights; it is saved as a plain one of twice the rank"]
+        notes = [*notes, INSIDE]
     return Attached(adapted, targets, notes)
 
 

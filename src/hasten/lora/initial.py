@@ -17,20 +17,25 @@ from hasten.errors import ConfigError
 from hasten.lora.merge import quantized_weights
 
 _NAME = "hasten_initial"
-_KINDS = ("pissa", "olora", "corda")
 
 
-def begins_inside(init: Any) -> bool:
-    """Whether peft's `init_lora_weights` changes the base."""
-    return isinstance(init, str) and init.startswith(_KINDS)
-
-
-def require_plain_base(model: Any, init: str, *, dora: bool) -> None:
+def require_plain_base(model: Any, init: str, targets: list[str], *, dora: bool) -> None:
     """Refuse what such a beginning does not go with.
 
+    Args:
+        model: the base.
+        init: peft's `init_lora_weights`.
+        targets: what gets an adapter.
+        dora: whether DoRA is asked for.
+
     Raises:
-        ConfigError: weights in 4 or 8 bits, or DoRA.
+        ConfigError: weights in 4 or 8 bits, DoRA, or an adapter on embedding or head.
     """
+    ends = {id(model.get_input_embeddings()), id(model.get_output_embeddings())}
+    names = [name.rpartition(".")[2] for name, module in model.named_modules() if id(module) in ends]
+    if found := sorted({target.rpartition(".")[2] for target in targets}.intersection(names)):
+        rule = "Embedding and head may share a weight, and what is taken from one would be missing in the other."
+        raise ConfigError("init_lora_weights", f"'{init}' with target '{found[0]}'", rule, f"Leave out '{found[0]}'.")
     if quantized_weights(model):
         raise ConfigError(
             "init_lora_weights",
@@ -65,13 +70,13 @@ def as_it_began(model: Any) -> bool:
     return all(torch.equal(state[name].cpu(), part) for name, part in (initial_of(model) or {}).items())
 
 
-def save_plain(model: Any, folder: Path, *, embedding: bool) -> None:
-    """Write what the adapter learnt as a plain adapter of twice the rank.
+def save_plain(model: Any, folder: Path, *, embedding: bool | str) -> None:
+    """Write what the adapter learnt as a plain adapter of twice the rank; weights appear whole or not at all.
 
     Args:
         model: a `PeftModel` with `initial_of`.
         folder: is there.
-        embedding: whether embedding and head are trained.
+        embedding: peft's `save_embedding_layers`.
     """
     import torch
     from peft import get_peft_model_state_dict
@@ -79,15 +84,21 @@ def save_plain(model: Any, folder: Path, *, embedding: bool) -> None:
 
     initial = initial_of(model)
     assert initial is not None
-    state = {}
-    for name, part in get_peft_model_state_dict(model, save_embedding_layers=embedding).items():
+    state, adapter = {}, model.active_adapter
+    found = get_peft_model_state_dict(model, adapter_name=adapter, save_embedding_layers=embedding)  # type: ignore[arg-type]
+    for name, part in found.items():
         value = part.detach().cpu()
         if name in initial:
             before = initial[name].to(value.dtype)
             value = torch.cat((value, before), 0) if "lora_A" in name else torch.cat((value, -before), 1)
-        state[name] = value.contiguous()
-    save_file(state, str(folder / "adapter_model.safetensors"), {"format": "pt"})
-    plain_config(model.peft_config[model.active_adapter]).save_pretrained(str(folder))
+        state[name] = value.contiguous().clone()  # tied ones are written twice
+    temporary = folder / ".adapter_model.safetensors.tmp"
+    try:
+        save_file(state, str(temporary), {"format": "pt"})
+        temporary.replace(folder / "adapter_model.safetensors")
+    finally:
+        temporary.unlink(missing_ok=True)
+    plain_config(model.peft_config[adapter]).save_pretrained(str(folder))
 
 
 def plain_config(config: Any) -> Any:

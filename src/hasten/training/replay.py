@@ -7,7 +7,7 @@ kernels read their inputs from the same memory, which is filled anew, and add to
 Nothing is computed in another way: the same kernels in the same order, so the same bits. Of each size
 
     the first    is run as it is, while torch watches: where the processor waits for the device, nothing is recorded
-    the next     are run as they are until the device has been idle after two of them: it waited for launches
+    the next     are run as they are until the device was idle after two more of them than it was busy after: it waits
     the next     is recorded, and replayed
     all others   are replayed
 
@@ -125,7 +125,7 @@ class Replay:
         self._ready: set[Any] = set()
         """Sizes that were run without waiting."""
         self._exposed: dict[Any, int] = {}
-        """Of sizes that are not recorded: after how many runs the device was idle."""
+        """Of sizes not recorded: after how many runs the device was idle, less those after which it was busy."""
         self._last: tuple[Any, torch.cuda.Event] | None = None
         """The size of the last run that was launched, and its end."""
         self._waited: set[Any] = set()
@@ -156,7 +156,7 @@ class Replay:
             if state is None or self.stopped or not self._room() or not self.fits(inputs):
                 return self.compute(self._moved(inputs), self._scalar(divisor))
             if size not in self._ready:
-                return self._noted(size, self._watched(size, inputs, divisor))
+                return self._watched(size, inputs, divisor)  # loads kernels: says nothing of launches
             if self._exposed.get(size, 0) < EXPOSED or (recording := self._record(inputs, divisor)) is None:
                 return self._noted(size, self.compute(self._moved(inputs), self._scalar(divisor)))
             self.recordings[size] = recording
@@ -222,7 +222,7 @@ class Replay:
         """Count the last launched run if the device has done it before the next one has come."""
         if self._last is not None:
             size, end = self._last
-            self._exposed[size] = self._exposed.get(size, 0) + end.query()
+            self._exposed[size] = max(0, self._exposed.get(size, 0) + (1 if end.query() else -1))
         self._last = None
 
     def _room(self) -> bool:

@@ -38,7 +38,8 @@ def row_scaled_of(module: Any) -> RowScaled | None:
     """The parts of an 8-bit linear module; None for any other.
 
     Args:
-        module: bitsandbytes' `Linear8bitLt`, or one with a uint8 weight ``[N, K]`` and a ``weight_scale``.
+        module: bitsandbytes' `Linear8bitLt` (with the `compute_dtype` that loading gives it), or one with a uint8
+            weight ``[N, K]`` and a ``weight_scale``.
     """
     weight: Any = module._parameters.get("weight")  # its own: an adapter on it shows the same one
     if not isinstance(weight, torch.Tensor) or weight.ndim != 2:
@@ -52,4 +53,5 @@ def row_scaled_of(module: Any) -> RowScaled | None:
     if absmax is None:
         return None
     scale = absmax.to(weight.device, torch.float32).view(-1) / 127.0  # it does not follow a module that is moved
-    return RowScaled(weight.data, scale, torch.float32 if weight.is_cpu else torch.bfloat16)
+    known = getattr(module, "compute_dtype", torch.float32 if weight.is_cpu else torch.bfloat16)
+    return RowScaled(weight.data, scale, known)
