@@ -86,9 +86,8 @@ def test_a_weight_is_within_half_a_step_of_itself(device):
     # Half of the last of 4 binary digits; below the smallest normal value half of its step.
     allowed = torch.maximum(weight.abs() * 2.0**-4, eight.scale[:, None] * 2.0**-10)
     assert ((out - weight).abs() <= 1.001 * allowed).all()
-    assert torch.equal(out.abs().amax(1), weight.abs().amax(1)) or torch.allclose(
-        out.abs().amax(1), weight.abs().amax(1)
-    )
+    # A row's largest value is 448 of its scales: two roundings of float32.
+    torch.testing.assert_close(out.abs().amax(1), weight.abs().amax(1), rtol=2.0**-23, atol=0)
 
 
 def test_what_is_none():

@@ -81,8 +81,9 @@ def test_checkpointing_gives_the_same_run(tiny_values):
     assert other.losses == pytest.approx(reference.losses, abs=1e-6)
 
 
-def test_resume_equals_a_straight_run(tiny_values, tmp_path):
-    lora = {"dropout": 0.1}
+@pytest.mark.parametrize("init", ["default", "pissa"])
+def test_resume_equals_a_straight_run(tiny_values, tmp_path, init):
+    lora = {"dropout": 0.1, "init": init}
     straight = train(overlay(tiny_values, training={"steps": 6, "schedule": "cosine"}, lora=lora))
     output = str(tmp_path / "cut")
 

@@ -9,6 +9,7 @@ import functools
 from typing import Any
 
 from hasten.compat import later, modes, saving
+from hasten.kernels.row_scaled.rows import row_scaled_of
 from hasten.lora.initial import initial_of
 
 METHODS = {
@@ -42,7 +43,8 @@ def bind(model: Any) -> Any:
         _unbind(model.get_base_model())
     for name, function in METHODS.items():
         setattr(model, name, functools.partial(function, model))
-    if hasattr(model, "get_base_model") and any(type(module).__name__ == "Fp8Linear" for module in model.modules()):
+    stored = [row_scaled_of(module) for module in model.modules()] if hasattr(model, "get_base_model") else []
+    if any(weight is not None and weight.floats for weight in stored):  # whole numbers are merged by peft
         model.merge_adapter = functools.partial(later.merge_in_8_bits, "merge_adapter")
         model.merge_and_unload = functools.partial(later.merge_in_8_bits, "merge_and_unload")
     if initial_of(model) is not None:
