@@ -24,7 +24,7 @@ def run(rows: int = ROWS) -> dict[str, Any]:
     torch.manual_seed(0)
     copy = _copy_rate()
     results: dict[str, Any] = {"copy_tb_s": copy, "kernels": {}}
-    for name, moved, arms in [*_norms(rows), *_rope(rows), *_activations(rows), *_four_bit()]:
+    for name, moved, arms in [*_norms(rows), *_layer_norms(rows), *_rope(rows), *_activations(rows), *_four_bit()]:
         line = {arm: _time(call) for arm, call in arms.items()}
         tb_s = moved / line["hasten"] / 1e6
         results["kernels"][name] = {"us": line, "bytes": moved, "tb_s": tb_s, "share": tb_s / copy}
@@ -131,6 +131,55 @@ def _norms(rows: int) -> list[tuple[str, int, dict[str, Callable[[], Any]]]]:
     ]
 
 
+def _layer_norms(rows: int) -> list[tuple[str, int, dict[str, Callable[[], Any]]]]:
+    from hasten.kernels.layer_norm import op
+
+    x, residual, weight, bias, dy = (
+        _made(rows, WIDTH),
+        _made(rows, WIDTH),
+        _made(WIDTH),
+        _made(WIDTH),
+        _made(rows, WIDTH),
+    )
+
+    def plain(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+        return F.layer_norm(x, (WIDTH,), weight, bias)
+
+    def plain_residual(x: torch.Tensor, residual: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        h = x + residual
+        return h, plain(h, weight, bias)
+
+    compiled, compiled_residual = torch.compile(plain), torch.compile(plain_residual)
+    _, mean, rstd, _ = op.forward(x, weight, bias, 1e-5)
+    forward = {
+        "hasten": lambda: op.forward(x, weight, bias, 1e-5),
+        "eager": lambda: plain(x, weight, bias),
+        "compile": lambda: compiled(x, weight, bias),
+    }
+    with_residual = {
+        "hasten": lambda: op.forward(x, weight, bias, 1e-5, residual=residual),
+        "eager": lambda: plain_residual(x, residual),
+        "compile": lambda: compiled_residual(x, residual),
+    }
+    backward = {
+        "hasten": lambda: op.backward(dy, x, mean, rstd, weight),
+        "eager": _graph(lambda x: plain(x, weight, bias), x),
+        "compile": _graph(lambda x: compiled(x, weight, bias), x),
+    }
+    backward_weight = {
+        "hasten": lambda: op.backward(dy, x, mean, rstd, weight, need_dw=True),
+        "eager": _graph(plain, x, weight, bias),
+        "compile": _graph(compiled, x, weight, bias),
+    }
+    size = x.nbytes
+    return [
+        ("layer_norm", 2 * size, forward),
+        ("layer_norm + residual", 4 * size, with_residual),
+        ("layer_norm backward", 3 * size, backward),
+        ("layer_norm backward with dw, db", 3 * size, backward_weight),
+    ]
+
+
 def _rope(rows: int) -> list[tuple[str, int, dict[str, Callable[[], Any]]]]:
     from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
@@ -157,7 +206,8 @@ def _activations(rows: int) -> list[tuple[str, int, dict[str, Callable[[], Any]]
     gate, up = both[:, :MLP], both[:, MLP:]
     dgate, dup, out = torch.empty_like(da), torch.empty_like(da), torch.empty_like(da)
     found = []
-    for kind, plain in (("silu", F.silu), ("gelu_tanh", lambda g: F.gelu(g, approximate="tanh"))):
+    kinds = (("silu", F.silu), ("gelu", F.gelu), ("gelu_tanh", lambda g: F.gelu(g, approximate="tanh")))
+    for kind, plain in kinds:
 
         def composed(g: torch.Tensor, u: torch.Tensor, plain: Callable[..., Any] = plain) -> torch.Tensor:
             return plain(g) * u
@@ -202,12 +252,16 @@ def _four_bit() -> list[tuple[str, int, dict[str, Callable[[], Any]]]]:
 
 def _losses(rows: int) -> list[tuple[str, int, dict[str, Callable[[], Any]]]]:
     from hasten.kernels.linear_cross_entropy import linear_cross_entropy
+    from hasten.kernels.token_logprobs import token_logprobs
 
     hidden, weight = 0.1 * _made(rows, WIDTH), 0.1 * _made(VOCABULARY, WIDTH)
     targets = torch.randint(0, VOCABULARY, (rows,), device="cuda")
 
     def plain(hidden: torch.Tensor) -> torch.Tensor:
         return F.cross_entropy(F.linear(hidden, weight).float(), targets, reduction="sum")
+
+    def plain_tokens(hidden: torch.Tensor) -> torch.Tensor:
+        return -F.cross_entropy(F.linear(hidden, weight).float(), targets, reduction="none")
 
     arms = {
         "hasten": _both(lambda h: linear_cross_entropy(h, weight, targets), hidden),
@@ -216,4 +270,13 @@ def _losses(rows: int) -> list[tuple[str, int, dict[str, Callable[[], Any]]]]:
     }
     if hasattr(F, "linear_cross_entropy"):
         arms["torch"] = _both(lambda h: F.linear_cross_entropy(h, weight, targets, reduction="sum"), hidden)
-    return [("linear_cross_entropy, frozen head", 4 * rows * WIDTH * VOCABULARY, arms)]
+    tokens = {
+        "hasten": _both(lambda h: token_logprobs(h, weight, targets), hidden),
+        "eager": _both(plain_tokens, hidden),
+        "compile": _both(torch.compile(plain_tokens), hidden),
+    }
+    flop = 4 * rows * WIDTH * VOCABULARY
+    return [
+        ("linear_cross_entropy, frozen head", flop, arms),
+        ("token_logprobs, frozen head", flop, tokens),  # hasten makes the logits twice: flop are those needed once
+    ]

@@ -50,9 +50,10 @@ def test_blocks_go_on_from_row_to_row(device, impl, shape):
 
 
 @pytest.mark.parametrize("start", [0, 3, 11])
-def test_columns_of_a_factor(device, impl, start):
+@pytest.mark.parametrize("strided", [False, True])
+def test_columns_of_a_factor(device, impl, start, strided):
     parameter, wanted = quantized(device, (6, 128), nested=True, dtype=torch.bfloat16)
-    B = torch.randn(6, 5, device=device)  # noqa: N806
+    B = torch.randn(5, 6, device=device).t() if strided else torch.randn(6, 5, device=device)  # noqa: N806
     out = torch.full((6, 128 + 16), float("nan"), device=device, dtype=torch.bfloat16)
     dequantize(packed_of(parameter), out, B=B, start=start, impl=impl)
     require_equal(out[:, :128], wanted, impl)

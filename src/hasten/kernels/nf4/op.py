@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from hasten.kernels.choice import choose
+from hasten.kernels.factor_columns.reference import write_factor
 from hasten.kernels.nf4 import reference
 from hasten.kernels.nf4.packed import Packed
 
@@ -37,9 +38,7 @@ def dequantize(
         kernels.dequantize(packed, out, B, start)
         return
     reference.dequantize(packed, out[:, :columns])
-    out[:, columns:] = 0
-    if B is not None:
-        out[:, columns + start : columns + start + B.shape[1]] = B
+    write_factor(out, columns, B, start)
 
 
 def to_fp8(

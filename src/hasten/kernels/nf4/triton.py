@@ -9,6 +9,7 @@ import torch
 import triton
 import triton.language as tl
 
+from hasten.kernels.factor_columns.triton import Factor, store_factor
 from hasten.kernels.nf4.packed import Packed
 
 
@@ -66,13 +67,7 @@ def nf4_dequantize_kernel(
         column = part * (2 * BLOCK) + tl.arange(0, 2 * BLOCK)
         tl.store(out_ptr + row * out_n + column, tl.interleave(first, second), mask=column < 2 * HALF)
     if WIDENED > 0 and part == PARTS - 1:
-        inner = tl.arange(0, P)
-        within = (inner >= start) & (inner < start + RANK)
-        columns = tl.zeros((P,), dtype=tl.float32)
-        if FACTOR:
-            columns = tl.load(B_ptr + row * B_n + inner - start, mask=within, other=0.0).to(tl.float32)
-        target = out_ptr + row * out_n + 2 * HALF + inner
-        tl.store(target, columns.to(out_ptr.dtype.element_ty), mask=inner < WIDENED)
+        store_factor(out_ptr, row, out_n, 2 * HALF, B_ptr, B_n, start, RANK, FACTOR, WIDENED, P)
 
 
 @triton.jit
@@ -141,16 +136,15 @@ def dequantize(packed: Packed, out: torch.Tensor, B: torch.Tensor | None, start:
     nested = packed.nested
     block, warps = pick_blocks(columns)
     parts = triton.cdiv(columns // 2, block)
-    widened = out.shape[1] - columns
+    factor = Factor.beside(out, columns, B)
     whole = columns % packed.blocksize == 0 and (2 * block) % packed.blocksize == 0
     words = out.element_size() == 2 and out.stride(0) % 2 == 0 and out.data_ptr() % 4 == 0
     nf4_dequantize_kernel[(rows * parts,)](
         packed.codes, packed.absmax, packed.levels,
         nested.absmax if nested else None, nested.levels if nested else None, nested.mean if nested else None,
-        out, B, columns // 2, parts, out.stride(0), B.stride(0) if B is not None else 0, start,
-        B.shape[1] if B is not None else 0,
+        out, factor.B, columns // 2, parts, out.stride(0), factor.stride, start, factor.rank,
         BLOCKSIZE=packed.blocksize, BLOCKSIZE8=nested.blocksize if nested else 1, NESTED=nested is not None,
-        WHOLE=whole, WORDS=words, FACTOR=B is not None, WIDENED=widened,
-        P=max(16, triton.next_power_of_2(max(widened, 1))), BLOCK=block, num_warps=warps,
+        WHOLE=whole, WORDS=words, FACTOR=B is not None, WIDENED=factor.widened, P=factor.block,
+        BLOCK=block, num_warps=warps,
         enable_fp_fusion=False,  # a product and a sum in one rounding would not be bitsandbytes' scale
     )  # fmt: skip

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from hasten.kernels.choice import choose
+from hasten.kernels.factor_columns.reference import write_factor
 from hasten.kernels.fp8.op import quantize_rows
 from hasten.kernels.row_scaled import reference
 from hasten.kernels.row_scaled.rows import RowScaled
@@ -51,6 +52,4 @@ def dequantize(
         kernels.dequantize(weight, out, B, start)
         return
     reference.dequantize(weight, out[:, :columns])
-    out[:, columns:] = 0
-    if B is not None:
-        out[:, columns + start : columns + start + B.shape[1]] = B
+    write_factor(out, columns, B, start)

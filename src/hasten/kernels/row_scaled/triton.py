@@ -8,6 +8,7 @@ import torch
 import triton
 import triton.language as tl
 
+from hasten.kernels.factor_columns.triton import Factor, store_factor
 from hasten.kernels.row_scaled.rows import RowScaled
 
 
@@ -36,12 +37,7 @@ def row_scaled_dequantize_kernel(
     value *= tl.load(scale_ptr + row)
     tl.store(out_ptr + row * out_n + column, value.to(out_ptr.dtype.element_ty), mask=column < K)
     if WIDENED > 0 and part == PARTS - 1:
-        inner = tl.arange(0, P)
-        within = (inner >= start) & (inner < start + RANK)
-        columns = tl.zeros((P,), dtype=tl.float32)
-        if FACTOR:
-            columns = tl.load(B_ptr + row * B_n + inner - start, mask=within, other=0.0).to(tl.float32)
-        tl.store(out_ptr + row * out_n + K + inner, columns.to(out_ptr.dtype.element_ty), mask=inner < WIDENED)
+        store_factor(out_ptr, row, out_n, K, B_ptr, B_n, start, RANK, FACTOR, WIDENED, P)
 
 
 def dequantize(
@@ -53,12 +49,10 @@ def dequantize(
     """See `op.dequantize`."""
     rows, columns = weight.shape
     block, warps = pick_blocks(columns)
-    parts, widened = triton.cdiv(columns, block), out.shape[1] - columns
-    if B is not None and B.stride(1) != 1:
-        B = B.contiguous()  # noqa: N806
+    parts, factor = triton.cdiv(columns, block), Factor.beside(out, columns, B)
     row_scaled_dequantize_kernel[(rows * parts,)](
-        weight.codes, weight.scale, out, B, columns, parts, weight.codes.stride(0), out.stride(0),
-        0 if B is None else B.stride(0), start, 0 if B is None else B.shape[1],
-        FLOATS=weight.floats, FACTOR=B is not None, WIDENED=widened, P=triton.next_power_of_2(max(widened, 1)),
-        BLOCK=block, num_warps=warps,
+        weight.codes, weight.scale, out, factor.B, columns, parts, weight.codes.stride(0), out.stride(0),
+        factor.stride, start, factor.rank,
+        FLOATS=weight.floats, FACTOR=B is not None, WIDENED=factor.widened, P=factor.block, BLOCK=block,
+        num_warps=warps,
     )  # fmt: skip

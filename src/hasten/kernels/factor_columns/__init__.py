@@ -1,0 +1,1 @@
+"""An adapter's factor beside the weight that is being written out; see README.md."""
