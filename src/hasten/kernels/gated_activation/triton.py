@@ -18,9 +18,9 @@ from hasten.kernels.fp8.triton import row_scale
 KINDS = {"silu": 0, "gelu": 1, "gelu_tanh": 2}
 
 
-def pick_blocks(columns: int) -> tuple[int, int]:
+def pick_blocks(columns: int, most: int) -> tuple[int, int]:
     """Block of columns, warps: 8 values a thread, which is a 16-byte access of 16-bit values."""
-    block = min(max(triton.next_power_of_2(columns), 16), 2048)
+    block = min(max(triton.next_power_of_2(columns), 16), most)
     return block, max(1, block // 256)
 
 
@@ -163,7 +163,7 @@ def forward(
             num_warps=min(16, max(1, block // 512)),
         )  # fmt: skip
     elif rows * columns:
-        block, warps = pick_blocks(columns)
+        block, warps = pick_blocks(columns, 1024)
         parts = triton.cdiv(columns, block)
         gated_activation_fwd_kernel[(rows * parts,)](
             gate, up, out, columns, parts, gate.stride(0), up.stride(0), out.stride(0),
@@ -199,7 +199,7 @@ def backward(
     if lora is not None:
         da = torch.addmm(da, *lora)
     if rows * columns:
-        block, warps = pick_blocks(columns)
+        block, warps = pick_blocks(columns, 2048)
         parts = triton.cdiv(columns, block)
         gated_activation_bwd_kernel[(rows * parts,)](
             da, gate, up, dgate, dup, out, columns, parts,

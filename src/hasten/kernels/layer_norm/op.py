@@ -150,7 +150,9 @@ def _layer_norm_backward(
     impl: str,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     dh, dw, db = backward(dy, h, mean, rstd, weight, dresidual=dresidual, need_dw=need_dw, impl=impl)
-    return dh, (h.new_empty(0) if dw is None else dw), (h.new_empty(0) if db is None else db)
+    if dw is None or db is None:
+        return dh, h.new_empty(0), h.new_empty(0)
+    return dh, dw, db.clone()  # both may be parts of one tensor, and outputs of an operator must not be
 
 
 @_layer_norm_backward.register_fake

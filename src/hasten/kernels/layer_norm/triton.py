@@ -53,8 +53,13 @@ def layer_norm_fwd_kernel(
 
 
 @triton.jit
+def _both_sums(first, second, other_first, other_second):
+    return first + other_first, second + other_second
+
+
+@triton.jit
 def layer_norm_bwd_kernel(
-    dy_ptr, h_ptr, w_ptr, mean_ptr, rstd_ptr, dres_ptr, dh_ptr, dw_ptr, db_ptr,
+    dy_ptr, h_ptr, w_ptr, mean_ptr, rstd_ptr, dres_ptr, dh_ptr, sums_ptr,
     rows, H, D, dy_r, dy_h, h_r, h_h, dres_r, dres_h, dh_r, dh_h,
     ADD: tl.constexpr, NEED_DW: tl.constexpr,
     BLOCK_D: tl.constexpr, ROWS: tl.constexpr, ROUNDS: tl.constexpr, STAGES: tl.constexpr,
@@ -76,8 +81,8 @@ def layer_norm_bwd_kernel(
         rstd = tl.load(rstd_ptr + row, mask=row < rows, other=0.0)
         normed = (h - mean[:, None]) * rstd[:, None]  # not 0 beyond D, but `dy` and `scaled` are
         scaled = dy * w[None, :]
-        level, slope = tl.sum(scaled, axis=1) / D, tl.sum(scaled * normed, axis=1) / D
-        dh = rstd[:, None] * (scaled - level[:, None] - normed * slope[:, None])
+        level, slope = tl.reduce((scaled, scaled * normed), axis=1, combine_fn=_both_sums)  # one wait for both
+        dh = rstd[:, None] * (scaled - (level / D)[:, None] - normed * (slope / D)[:, None])
         if ADD:
             dh += tl.load(
                 dres_ptr + (outer * dres_r + inner * dres_h)[:, None] + column[None, :], mask=mask, other=0.0
@@ -89,8 +94,8 @@ def layer_norm_bwd_kernel(
             dw += dy * normed
             db += dy
     if NEED_DW:
-        tl.store(dw_ptr + program * D + column, tl.sum(dw, axis=0), mask=column < D)
-        tl.store(db_ptr + program * D + column, tl.sum(db, axis=0), mask=column < D)
+        tl.store(sums_ptr + program * 2 * D + column, tl.sum(dw, axis=0), mask=column < D)
+        tl.store(sums_ptr + (program * 2 + 1) * D + column, tl.sum(db, axis=0), mask=column < D)
 
 
 def layer_norm_fwd(
@@ -133,13 +138,13 @@ def layer_norm_bwd(
     own = Shares(per_program, triton.cdiv(rows, per_program), warps, stages=1)
     if need_dw:
         own = share(rows, block, h, inputs=2 if dresidual is None else 3)
-    dw = torch.empty((own.programs, width), dtype=torch.float32, device=h.device) if need_dw else None
-    db = torch.empty((own.programs, width), dtype=torch.float32, device=h.device) if need_dw else None
+    sums = torch.empty((own.programs, 2 * width), dtype=torch.float32, device=h.device) if need_dw else None
     if rows:
         layer_norm_bwd_kernel[(own.programs,)](
-            dy, h, weight_D, mean, rstd, dresidual, dh, dw, db,
+            dy, h, weight_D, mean, rstd, dresidual, dh, sums,
             rows, inner, width, *row_strides(dy), *row_strides(h), *row_strides(dresidual), *row_strides(dh),
             ADD=dresidual is not None, NEED_DW=need_dw, BLOCK_D=block, ROWS=own.per_program,
             ROUNDS=rounds_of(rows, own.per_program, own.programs), STAGES=own.stages, num_warps=own.warps,
         )  # fmt: skip
-    return dh, None if dw is None else column_sums(dw), None if db is None else column_sums(db)
+    dw, db = (None, None) if sums is None else column_sums(sums).split(width)
+    return dh, dw, db
