@@ -1,5 +1,7 @@
 """8-bit weights come back as codes times scales, in floats and whole numbers."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -38,6 +40,21 @@ def test_values(device, impl, floats, dtype, shape):
     dequantize(weight, out[:, : shape[1]], impl=impl)
     require_rounded(out[:, : shape[1]], values(weight), impl)
     assert out[:, shape[1] :].isnan().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("shape", "blocks"), [((8, 64), (4, 32)), ((7, 100), (4, 48)), ((2, 5000), (128, 128))])
+def test_scales_of_blocks(device, impl, shape, blocks, dtype):
+    grid = [-(-width // side) for width, side in zip(shape, blocks, strict=True)]
+    scale = torch.rand(grid, generator=torch.Generator().manual_seed(1)).to(device) + 0.1
+    weight = replace(made(device, shape, floats=True), scale=scale, blocks=blocks)
+    out = torch.full((shape[0], shape[1] + 8), float("nan"), device=device, dtype=dtype)
+    B = torch.randn(shape[0], 3, device=device)  # noqa: N806
+    dequantize(weight, out, B=B, start=2, impl=impl)
+    row, column = (torch.arange(width, device=device) // side for width, side in zip(shape, blocks, strict=True))
+    wanted = weight.as_floats().double() * scale.double()[row[:, None], column[None, :]]
+    require_rounded(out[:, : shape[1]], wanted, impl)
+    require_rounded(out[:, shape[1] + 2 : shape[1] + 5], B.double(), impl)
 
 
 def test_every_float_of_8_bits(device, impl):

@@ -127,67 +127,6 @@ def test_merged_it_is_what_the_adapter_was_trained_on(tiny_model_folder, storage
     assert away < (1e-5 if storage == "fp8" else 0.05)
 
 
-def in_blocks(folder, model, block=128):
-    """A checkpoint as published ones are: 8-bit floats, a scale for each block."""
-    tiny.save_model(folder, model)
-    tensors = load_file(folder / "model.safetensors")
-    for name in [name for name in tensors if name.endswith("proj.weight")]:
-        rows, columns = tensors[name].shape
-        padded = torch.zeros(-(-rows // block) * block, -(-columns // block) * block)
-        padded[:rows, :columns] = tensors[name]
-        blocks = padded.view(-1, block, padded.shape[1] // block, block)
-        scale = blocks.abs().amax((1, 3)) / 448
-        codes = (blocks / scale[:, None, :, None]).reshape(padded.shape)[:rows, :columns].to(torch.float8_e4m3fn)
-        tensors[name], tensors[f"{name}_scale_inv"] = codes.contiguous(), scale.contiguous()
-    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    config["quantization_config"] = {
-        "quant_method": "fp8",
-        "activation_scheme": "dynamic",
-        "weight_block_size": [block, block],
-        "modules_to_not_convert": ["lm_head"],
-    }
-    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
-    return folder
-
-
-def test_published_8_bit_checkpoints_are_read_into_16_bits_and_it_is_said(tmp_path):
-    original = tiny.llama(hidden_size=128, intermediate_size=256)
-    folder = in_blocks(tmp_path / "blocks", original)
-    loaded = load(str(folder), LoadOptions())
-    assert any("8-bit weights" in note and "read into float32" in note for note in loaded.notes)
-    layer = loaded.model.model.layers[0].mlp.up_proj
-    assert type(layer) is nn.Linear and layer.weight.dtype == torch.float32
-    wanted = original.model.layers[0].mlp.up_proj.weight
-    assert 0 < (layer.weight - wanted).norm() < 0.04 * wanted.norm()
-    assert not getattr(loaded.model.config, "quantization_config", None)
-
-
-@pytest.mark.parametrize("storage", ["fp8", "nf4"])
-def test_they_are_not_quantized_again(tmp_path, storage):
-    folder = in_blocks(tmp_path / "blocks", tiny.llama(hidden_size=128, intermediate_size=256))
-    with pytest.raises(ModelError, match="in 8-bit floats already.*load_in_fp8 False"):
-        load(str(folder), LoadOptions(storage=storage))
-
-
-def test_blocks_that_are_cut_short_are_refused(tmp_path):
-    """transformers would take 192 rows in two blocks for blocks of 96."""
-    model = tiny.llama(hidden_size=128, intermediate_size=192)
-    with pytest.raises(ModelError, match="gate_proj' is 192 x 128, in blocks of 128 x 128.*whole blocks"):
-        load(str(in_blocks(tmp_path / "cut", model)), LoadOptions())
-
-
-def test_an_adapter_on_such_a_checkpoint_says_it_too(tmp_path):
-    from hasten.lora.attach import attach
-    from hasten.lora.save import save_adapter
-    from hasten.lora.settings import LoraSettings
-
-    folder = in_blocks(tmp_path / "blocks", tiny.llama(hidden_size=128, intermediate_size=256))
-    loaded = load(str(folder), LoadOptions())
-    save_adapter(attach(loaded.model, LoraSettings(r=2)).model, loaded.tokenizer, tmp_path / "adapter", str(folder))
-    assert any("8-bit weights" in note for note in load(str(tmp_path / "adapter"), LoadOptions()).notes)
-
-
 def test_leaving_the_meta_device(tiny_model_folder):
     layer = Fp8Linear(8, 4, False, torch.bfloat16).to_empty(device="cpu")
     assert layer.weight_scale.shape == (4, 1) and layer.weight_scale.dtype == torch.float32

@@ -132,6 +132,8 @@ def refusal(parts: tuple[Stored, ...]) -> str | None:
         return "weights are trained"
     if any(isinstance(part, RowScaled) and not part.floats for part in parts):
         return "whole numbers of 8 bits are no 8-bit floats"
+    if any(isinstance(part, RowScaled) and part.blocks for part in parts):
+        return "8-bit weights have a scale for each block, and products take one for each output"
     odd = [width for part in parts for width in part.shape if width % fp8.MULTIPLE]
     return f"widths are no multiples of {fp8.MULTIPLE} ({odd[0]})" if odd else None
 

@@ -92,7 +92,7 @@ class FastLanguageModel:
             dtype: of weights and activations; None is what the device computes best.
             load_in_4bit: keep frozen weights as NF4; needs bitsandbytes.
             load_in_8bit: keep them as whole numbers of 8 bits instead; needs bitsandbytes.
-            load_in_16bit: do not quantize, whatever `load_in_4bit` says.
+            load_in_16bit: do not quantize, whatever `load_in_4bit` says; 8-bit checkpoints are read into 16 bits.
             full_finetuning: train every weight; not quantized, and `get_peft_model` changes nothing.
             token: for private and gated hub repositories.
             device_map: as in transformers; ``"sequential"`` is this machine's first device.
@@ -286,6 +286,7 @@ def _options(arguments: dict[str, Any], extra: dict[str, Any], hardware: Hardwar
         token=arguments["token"],
         trust_remote_code=arguments["trust_remote_code"],
         use_safetensors=safe is not False,
+        widen=arguments["load_in_16bit"] or arguments["full_finetuning"],
         hf={name: value for name, value in extra.items() if value is not None},
     )
 

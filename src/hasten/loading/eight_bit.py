@@ -34,15 +34,31 @@ class Fp8Linear(nn.Linear):
         out_features: N.
         bias: whether there is one.
         compute_dtype: of the dequantized weight where no autocast says otherwise.
+        blocks: rows and columns that share a scale, or None; see `RowScaled`.
     """
 
-    def __init__(self, in_features: int, out_features: int, bias: bool, compute_dtype: torch.dtype) -> None:
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool,
+        compute_dtype: torch.dtype,
+        blocks: tuple[int, int] | None = None,
+    ) -> None:
         with torch.device("meta"):
             # The weight's place has the type that a checkpoint's weight is read in; what comes into it are bytes.
             super().__init__(in_features, out_features, bias, dtype=compute_dtype)
-            self.register_buffer("weight_scale", torch.empty((out_features, 1), dtype=torch.float32))
+            grid = (
+                (out_features, 1) if blocks is None else (-(-out_features // blocks[0]), -(-in_features // blocks[1]))
+            )
+            self.register_buffer("weight_scale", torch.empty(grid, dtype=torch.float32))
         self.weight.requires_grad_(False)
         self.compute_dtype = compute_dtype
+        self.blocks = blocks
+
+    def dequantized(self, dtype: torch.dtype) -> torch.Tensor:
+        """The weight ``[N, K]``."""
+        return _values(self.weight, self.weight_scale, self.blocks, dtype)
 
     def _apply(self, fn: Any, recurse: bool = True) -> Fp8Linear:
         """Moved like any module, but scales stay float32 whatever the model is cast to."""
@@ -58,27 +74,37 @@ class Fp8Linear(nn.Linear):
         """``x W^T + b`` in the input's dtype."""
         if torch.is_autocast_enabled(input.device.type):
             input = input.to(torch.get_autocast_dtype(input.device.type))  # noqa: A001
-        out = _Product.apply(input, self.weight, self.weight_scale)
+        out = _Product.apply(input, self.weight, self.weight_scale, self.blocks)
         return out if self.bias is None else out + self.bias.to(out.dtype)
+
+
+def scale_grid(outputs: int, inputs: int, blocks: tuple[int, int] | None) -> tuple[int, int]:
+    """Shape of a weight's scales."""
+    return (outputs, 1) if blocks is None else (-(-outputs // blocks[0]), -(-inputs // blocks[1]))
 
 
 class _Product(torch.autograd.Function):
     """Both directions dequantize, so that no 16-bit weight waits for the backward."""
 
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, codes: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    def forward(
+        ctx: Any, x: torch.Tensor, codes: torch.Tensor, scale: torch.Tensor, blocks: tuple[int, int] | None
+    ) -> torch.Tensor:
         ctx.save_for_backward(codes, scale)
-        return F.linear(x, _values(codes, scale, x.dtype))
+        ctx.blocks = blocks
+        return F.linear(x, _values(codes, scale, blocks, x.dtype))
 
     @staticmethod
-    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
         codes, scale = ctx.saved_tensors
-        return gradients[0] @ _values(codes, scale, gradients[0].dtype), None, None
+        return gradients[0] @ _values(codes, scale, ctx.blocks, gradients[0].dtype), None, None, None
 
 
-def _values(codes: torch.Tensor, scale: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+def _values(
+    codes: torch.Tensor, scale: torch.Tensor, blocks: tuple[int, int] | None, dtype: torch.dtype
+) -> torch.Tensor:
     out = torch.empty(codes.shape, dtype=dtype, device=codes.device)
-    dequantize(RowScaled(codes, scale.view(-1), dtype), out)
+    dequantize(RowScaled(codes, scale if blocks else scale.view(-1), dtype, blocks), out)
     return out
 
 

@@ -12,12 +12,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from hasten.errors import HastenError, MissingPackageError, ModelError
 from hasten.files import native_path
 from hasten.loading import demo, gguf
 from hasten.loading.four_bit import keep_trainable, require_read_right
+from hasten.loading.published import FP8_METHODS, PublishedFp8
 from hasten.loading.source import Source, begins_inside, check_remote_code, read_json, resolve
 from hasten.storage import Storage
 
@@ -52,6 +53,8 @@ class LoadOptions:
     token: str | None = None
     trust_remote_code: bool = False
     use_safetensors: bool = True
+    widen: bool = False
+    """Read weights that are published in 8 bits into `dtype`, where all of them are to be trained."""
     cache: Path = CACHE
     hf: dict[str, Any] = field(default_factory=dict)
     """Handed to ``AutoModelForCausalLM.from_pretrained`` unchanged."""
@@ -144,15 +147,14 @@ def _load_base(source: Source, options: LoadOptions) -> Loaded:
         arguments["use_safetensors"] = True
     if options.device != "cpu" or options.storage != "plain":  # quantizers would choose a device of their own
         arguments.setdefault("device_map", {"": options.device})
-    read_wide = _kept_in_fp8(source, options, where)
-    if read_wide:
-        from transformers import FineGrainedFP8Config
-
-        arguments["quantization_config"] = FineGrainedFP8Config(dequantize=True)
+    kept = _published(source, options, where)
+    if kept is not None:
+        arguments |= kept.arguments
     elif options.storage != "plain" and "quantization_config" not in arguments:
         arguments["quantization_config"] = _stored_as(options.storage, arguments["dtype"])
     with _translated(source), _native(where, source) as place:
-        model = AutoModelForCausalLM.from_pretrained(place, **arguments)
+        arguments |= {"pretrained_model_name_or_path": place, "output_loading_info": True}
+        model, found = cast(tuple[Any, Any], AutoModelForCausalLM.from_pretrained(**arguments))
     model.name_or_path = where
     keep_trainable(model)
     if options.storage == "int8":
@@ -160,11 +162,11 @@ def _load_base(source: Source, options: LoadOptions) -> Loaded:
             if type(module).__name__ == "Linear8bitLt":
                 module.compute_dtype = arguments["dtype"]  # bitsandbytes keeps no note of it
     require_read_right(model)
-    if read_wide:
-        _require_whole_blocks(model, source, read_wide)
+    if kept is not None:
+        kept.finish(model, found)
     tokenizer, notes = _tokenizer(source, options)
-    if read_wide:
-        notes.append(f"the checkpoint's 8-bit weights (a scale for each block) are read into {options.dtype}")
+    if kept is not None:
+        notes.append(kept.note)
     return Loaded(model, tokenizer, source, source, notes)
 
 
@@ -231,52 +233,29 @@ def _give_padding(tokenizer: Any, source: Source) -> list[str]:
     return [f"the tokenizer has no padding token: {tokenizer.eos_token!r} pads (by position; it is still learnt)"]
 
 
-def _require_whole_blocks(model: Any, source: Source, config: dict[str, Any]) -> None:
-    """transformers takes a block for the rows divided by the scales, which is wrong where the last one is cut short.
+def _published(source: Source, options: LoadOptions, where: str) -> PublishedFp8 | None:
+    """How a checkpoint is read whose weights are 8-bit floats already; None: it is none.
 
     Raises:
-        ModelError: naming the first such weight.
-    """
-    import torch
-
-    block = config.get("weight_block_size")
-    kept = config.get("modules_to_not_convert") or []
-    for name, module in model.named_modules():
-        if not block or type(module) is not torch.nn.Linear or any(part in name for part in kept):
-            continue
-        if any(width > side and width % side for width, side in zip(module.weight.shape, block, strict=True)):
-            raise ModelError(
-                source.name,
-                f"'{name}' is {' x '.join(map(str, module.weight.shape))}, in blocks of {block[0]} x {block[1]}",
-                "8-bit weights are read where they are whole blocks.",
-                "Name the original 16-bit model.",
-            )
-
-
-def _kept_in_fp8(source: Source, options: LoadOptions, where: str) -> dict[str, Any] | None:
-    """What a checkpoint says whose weights are 8-bit floats with a scale for each block; they are read into 16 bits.
-
-    transformers would compute with kernels that it downloads; nothing is trained on those here.
-
-    Raises:
-        ModelError: another storage is asked for.
+        ModelError: its layout is not known, or another storage is asked for.
     """
     from transformers import AutoConfig
 
     if "quantization_config" in options.hf or source.kind == "gguf":
         return None
     with _translated(source), _native(where, source) as place:
-        found = getattr(AutoConfig.from_pretrained(place, **_common(source, options)), "quantization_config", None)
-    if not isinstance(found, dict) or found.get("quant_method") != "fp8":
+        config = AutoConfig.from_pretrained(place, **_common(source, options))
+    own = getattr(config, "quantization_config", None)
+    if not isinstance(own, dict) or own.get("quant_method") not in FP8_METHODS:
         return None
-    if options.storage != "plain":
+    if options.storage not in ("plain", "fp8"):
         raise ModelError(
             source.name,
             "its weights are in 8-bit floats already",
             "Rounding twice loses twice: other storages are made from 16-bit weights.",
-            "Leave load_in_4bit, load_in_8bit and load_in_fp8 False, or name the original model.",
+            "Leave load_in_4bit and load_in_8bit False, or name the original model.",
         )
-    return found
+    return PublishedFp8.of(source.name, config, options.dtype, widen=options.widen)
 
 
 def _stored_as(storage: Storage, dtype: Any) -> Any:

@@ -20,8 +20,9 @@ def pick_blocks(columns: int) -> tuple[int, int]:
 
 @triton.jit
 def row_scaled_dequantize_kernel(
-    codes_ptr, scale_ptr, out_ptr, B_ptr, K, PARTS, codes_n, out_n, B_n, start, RANK,
-    FLOATS: tl.constexpr, FACTOR: tl.constexpr, WIDENED: tl.constexpr, P: tl.constexpr, BLOCK: tl.constexpr,
+    codes_ptr, scale_ptr, out_ptr, B_ptr, K, PARTS, codes_n, scale_n, out_n, B_n, start, RANK,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, FLOATS: tl.constexpr, FACTOR: tl.constexpr,
+    WIDENED: tl.constexpr, P: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     program = tl.program_id(0)
     row, part = (program // PARTS).to(tl.int64), program % PARTS
@@ -34,7 +35,10 @@ def row_scaled_dequantize_kernel(
         value = tl.where((bits & 0x7F) == 0x7F, float("nan"), value)
     else:
         value = code.to(tl.float32)
-    value *= tl.load(scale_ptr + row)
+    if COLUMNS > 0:  # a scale for each block
+        value *= tl.load(scale_ptr + (row // ROWS) * scale_n + column // COLUMNS, mask=column < K, other=0.0)
+    else:
+        value *= tl.load(scale_ptr + row)
     tl.store(out_ptr + row * out_n + column, value.to(out_ptr.dtype.element_ty), mask=column < K)
     if WIDENED > 0 and part == PARTS - 1:
         store_factor(out_ptr, row, out_n, K, B_ptr, B_n, start, RANK, FACTOR, WIDENED, P)
@@ -50,9 +54,10 @@ def dequantize(
     rows, columns = weight.shape
     block, warps = pick_blocks(columns)
     parts, factor = triton.cdiv(columns, block), Factor.beside(out, columns, B)
+    rows_together, columns_together = weight.blocks or (1, 0)
     row_scaled_dequantize_kernel[(rows * parts,)](
-        weight.codes, weight.scale, out, factor.B, columns, parts, weight.codes.stride(0), out.stride(0),
-        factor.stride, start, factor.rank,
-        FLOATS=weight.floats, FACTOR=B is not None, WIDENED=factor.widened, P=factor.block, BLOCK=block,
-        num_warps=warps,
+        weight.codes, weight.scale, out, factor.B, columns, parts, weight.codes.stride(0),
+        weight.scale.stride(0), out.stride(0), factor.stride, start, factor.rank,
+        ROWS=rows_together, COLUMNS=columns_together, FLOATS=weight.floats, FACTOR=B is not None,
+        WIDENED=factor.widened, P=factor.block, BLOCK=block, num_warps=warps,
     )  # fmt: skip
