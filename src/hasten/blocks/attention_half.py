@@ -72,6 +72,10 @@ class AttentionHalf:
         norms = [self.norm, *(self.head_norms or ())]
         return [*(norm.weight for norm in norms), *call.qkv.learnt, *call.out.learnt]
 
+    def operands(self, call: AttentionCall) -> list[tuple[Operand, ProjectionGroup]]:
+        """Operands of one forward, and the groups that made them."""
+        return [(call.qkv, self.qkv), (call.out, self.out)]
+
     def forward(
         self, call: AttentionCall, h_MD: torch.Tensor, keeps: Keeps | None, *, output: bool = True
     ) -> tuple[torch.Tensor | None, AttentionSaved | None]:

@@ -5,8 +5,9 @@ its parameters, their names and every ``isinstance`` are as before, and putting 
 forward does not apply (generation with a cache, attention weights asked for, adapters with dropout), the layer's own
 forward runs.
 
-Each half is one autograd function. The gradient of everything in it is computed by the half's own backward; what is
-kept for that is the policy's choice (`hasten.policies`).
+Each half is one autograd function, and of very long rows the whole layer is (`hasten.blocks.whole_layer`). The gradient
+of everything in it is computed by the half's own backward; what is kept for that is the policy's choice
+(`hasten.policies`).
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from hasten.blocks import whole_layer
 from hasten.blocks.attention import View
 from hasten.blocks.attention_half import AttentionCall, AttentionHalf
 from hasten.blocks.mlp_half import MlpCall, MlpHalf
@@ -29,6 +31,7 @@ from hasten.blocks.offload import Offload
 from hasten.blocks.operand import Operand
 from hasten.blocks.packed_attention import NAME as PACKED
 from hasten.blocks.projections import ProjectionGroup
+from hasten.blocks.whole_layer import LayerCall, WholeLayer
 from hasten.policies import Keeps, Policy, attention_keeps, mlp_keeps
 
 CACHES = ("cache", "past_key_values")
@@ -172,9 +175,13 @@ def run_layer(layer: Any, fast: Fast, hidden_BTD: torch.Tensor, mask: Any, kwarg
     with torch.autocast(device, enabled=False):
         hidden = hidden_BTD.reshape(-1, width)
         attention = AttentionCall(read(fast.attention.qkv), read(fast.attention.out), cos, sin, view, batch=batch)
-        hidden = _half(fast.attention, attention, attention_keeps(policy), fast, hidden)
         mlp = MlpCall(read(fast.mlp.gate_up), read(fast.mlp.down))
-        hidden = _half(fast.mlp, mlp, mlp_keeps(policy), fast, hidden)
+        if len(hidden) > whole_layer.LONG and (policy in ("recompute", "offload") or not learning):
+            both = WholeLayer(fast.attention, fast.mlp)
+            hidden = _half(both, LayerCall(attention, mlp), "input", fast, hidden)
+        else:
+            hidden = _half(fast.attention, attention, attention_keeps(policy), fast, hidden)
+            hidden = _half(fast.mlp, mlp, mlp_keeps(policy), fast, hidden)
     return hidden.view(batch, tokens, width)
 
 
@@ -222,7 +229,7 @@ class HalfFunction(torch.autograd.Function):
         half, call, saved = ctx.half, ctx.call, ctx.saved
         ctx.saved, ctx.used = None, True  # what was kept is freed as the backward walks back, not at its end
         with torch.no_grad(), torch.autocast(hidden.device.type, enabled=False):
-            for operand, group in _operands(half, call):
+            for operand, group in half.operands(call):
                 group.rewrite(operand)
             if saved is None:
                 with _replayed(hidden, ctx.random):
@@ -230,11 +237,6 @@ class HalfFunction(torch.autograd.Function):
             dhidden, gradients = half.backward(call, saved, hidden, dout.contiguous(), ctx.needs_input_grad[4])
         assert len(gradients) == ctx.learnt
         return None, None, None, None, dhidden, *gradients
-
-
-def _operands(half: Any, call: Any) -> list[tuple[Any, Any]]:
-    names = ("qkv", "out") if isinstance(half, AttentionHalf) else ("gate_up", "down")
-    return [(getattr(call, name), getattr(half, name)) for name in names]
 
 
 def _draws(call: Any) -> bool:

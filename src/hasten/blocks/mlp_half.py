@@ -58,6 +58,10 @@ class MlpHalf:
         """Every parameter that may have a gradient, in the order of `backward`."""
         return [self.norm.weight, *call.gate_up.learnt, *call.down.learnt]
 
+    def operands(self, call: MlpCall) -> list[tuple[Operand, ProjectionGroup]]:
+        """Operands of one forward, and the groups that made them."""
+        return [(call.gate_up, self.gate_up), (call.down, self.down)]
+
     def forward(
         self, call: MlpCall, h_MD: torch.Tensor, keeps: Keeps | None, *, output: bool = True
     ) -> tuple[torch.Tensor | None, MlpSaved | None]:
