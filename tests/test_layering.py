@@ -63,6 +63,7 @@ TESTED_BY = {
     "compat/stand_ins.py": "compat/test_script.py",
     "compat/target_choice.py": "compat/test_adapters.py",
     "kernels/choice.py": "kernels/test_rms_norm.py",
+    "loading/plain_adapter.py": "lora/test_initial.py",
     "loading/published_fp8.py": "loading/test_published.py",
     "lora/checkpointing.py": "lora/test_attach.py",
     "training/record.py": "training/test_job.py",

@@ -2,7 +2,7 @@ import dataclasses
 
 import pytest
 import torch
-from peft import PeftModel
+from peft import LoftQConfig, PeftModel
 
 from compat.test_signatures import ANY_PEFT, LANGUAGE_PEFT
 from hasten.compat import fast
@@ -99,7 +99,6 @@ def test_flags_that_leave_nothing(loaded):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ({"loftq_config": {"loftq_bits": 4}}, "loftq_config.*loftq_bits.*pissa"),
         ({"qat_scheme": "int4"}, "qat_scheme.*'int4'.*load_in_4bit"),
     ],
 )
@@ -130,6 +129,37 @@ def test_not_offered_by_fast_model(loaded):
 def test_wrong(loaded, arguments, words):
     with pytest.raises(ConfigError, match=words):
         FastLanguageModel.get_peft_model(loaded[0], **arguments)
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ({"loftq_bits": 2}, r"loftq_config=\.\.\.\): loftq_bits=2.*NF4 lost.*Use loftq_bits=4"),
+        (LoftQConfig(loftq_iter=5), "loftq_iter=5.*stay what load_in_4bit makes.*Use loftq_iter=1"),
+        ({"loftq_bit": 4}, "'loftq_bit'.*Did you mean 'loftq_bits'"),
+        ([4], r"\[4\].*a LoftQConfig, a dict or None"),
+        ({"loftq_bits": 4}, "'loftq' with 'model.layers.0.self_attn.q_proj', in 16 bits or more.*load_in_4bit"),
+    ],
+)
+def test_loftq_that_is_not_made(loaded, config, words):
+    with pytest.raises(ConfigError, match=words):
+        FastLanguageModel.get_peft_model(loaded[0], init_lora_weights="loftq", loftq_config=config)
+
+
+def test_a_loftq_config_without_loftq(loaded):
+    with pytest.raises(ConfigError, match="loftq_config.*init_lora_weights='loftq'.*set both"):
+        FastLanguageModel.get_peft_model(loaded[0], loftq_config=LoftQConfig())
+
+
+@pytest.mark.parametrize("config", [None, {"loftq_bits": 4, "loftq_iter": 1}, LoftQConfig()])
+def test_loftq(tiny_model_folder, config, capsys):
+    pytest.importorskip("bitsandbytes", reason="4-bit weights are bitsandbytes'")
+    model, _ = FastModel.from_pretrained(str(tiny_model_folder))
+    values = {"r": 4, "target_modules": ["q_proj"], "init_lora_weights": "loftq", "loftq_config": config}
+    model = FastModel.get_peft_model(model, **values)
+    assert "begins as what 4 bits lost" in capsys.readouterr().err
+    assert all(weight.any() for name, weight in model.named_parameters() if "lora_B" in name)
+    assert FastModel.get_peft_model(model, **values) is model
 
 
 def test_handed_to_peft(loaded):

@@ -386,3 +386,33 @@ def test_an_adapter_that_begins_inside_the_weights_is_saved_as_a_plain_one(tiny_
     assert not (tmp_path / "other rank").exists()
     with pytest.raises(ConfigError, match="selected_adapters"):
         model.save_pretrained(str(tmp_path / "some"), selected_adapters=["default"])
+
+
+def test_an_adapter_that_began_as_what_4_bits_lost(tmp_path, capsys):
+    pytest.importorskip("bitsandbytes", reason="4-bit weights are bitsandbytes'")
+    folder = tiny.save_model(tmp_path / "base", tiny.llama(tied=False))
+    model, tokenizer = FastLanguageModel.from_pretrained(str(folder))
+    model = moved(FastLanguageModel.get_peft_model(model, r=4, init_lora_weights="loftq"))
+    model.save_pretrained_merged(str(tmp_path / "merged"), tokenizer, dtype="float32")
+    model.save_pretrained_merged(str(tmp_path / "as trained"), tokenizer, dtype="float32", base_weights="quantized")
+    live, wide = logits(model), logits(plain(tmp_path / "merged"))
+    torch.testing.assert_close(logits(plain(tmp_path / "as trained")), live, atol=1e-4, rtol=0)
+    assert not torch.allclose(live, wide, atol=1e-2)
+
+    model.save_pretrained(str(tmp_path / "own"))
+    model.save_pretrained_merged(str(tmp_path / "method"), tokenizer, save_method="lora")
+    assert "adapter for the 4-bit weights saved" in capsys.readouterr().err
+    for place in (tmp_path / "own", tmp_path / "method"):
+        in_4, _ = FastLanguageModel.from_pretrained(str(place))
+        torch.testing.assert_close(logits(in_4), live, atol=1e-5, rtol=0)
+        in_16, _ = FastLanguageModel.from_pretrained(str(place), load_in_4bit=False)
+        torch.testing.assert_close(logits(in_16), wide, atol=1e-5, rtol=0)
+    assert "without that beginning" in capsys.readouterr().err
+
+    values = {"save_method": "lora", "base_weights": "original"}
+    model.save_pretrained_merged(str(tmp_path / "method"), tokenizer, **values)  # in place of the other
+    assert "adapter for the 16-bit weights saved" in capsys.readouterr().err
+    theirs = PeftModel.from_pretrained(plain(folder), str(tmp_path / "method"))
+    torch.testing.assert_close(logits(theirs), wide, atol=1e-5, rtol=0)
+    with pytest.raises(ConfigError, match="base_weights: 'orginal'.*Did you mean 'original'"):
+        model.save_pretrained_merged(str(tmp_path / "x"), tokenizer, save_method="lora", base_weights="orginal")

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from hasten.errors import MissingPackageError, ModelError
 from hasten.loading import model as module
+from hasten.loading.beginning import FILE, factors_of, keep_beginning
 from hasten.loading.model import LoadOptions, config_of, load, local_folder
 from hasten.loading.source import Source
 from support import tiny
@@ -386,6 +387,37 @@ def test_a_hub_adapter_has_the_revision_and_its_base_has_not(hub, adapter_folder
     assert ("PeftModel", "org/adapter", {"revision": "v2", "token": "secret"}, None) in asked
     assert ("AutoModelForCausalLM", "org/base", {"revision": "main", "token": "secret"}, True) in asked
     assert {revision for name, _, revision, _ in asked if name == "org/base"} == {None}
+
+
+def test_what_a_hub_adapter_began_with(hub, tmp_path, tiny_model_folder, monkeypatch):
+    import huggingface_hub
+
+    repositories, _ = hub
+    model = load(str(save_adapter(tmp_path / "adapter", tiny_model_folder)), LoadOptions()).model
+    keep_beginning(model, factors_of(model))
+    model.save_pretrained(str(tmp_path / "begun"))
+    base_name(tmp_path / "begun", "org/base")
+    repositories |= {"org/adapter": tmp_path / "begun", "org/base": tiny_model_folder}
+    loaded = load("org/adapter", LoadOptions())
+    assert loaded.model.peft_config["default"].r == 8 and any("without that beginning" in note for note in loaded.notes)
+
+    download = huggingface_hub.hf_hub_download
+
+    def no_beginning(error):
+        def without(name, file, **where):
+            if file == FILE:
+                raise error
+            return download(name, file, **where)
+
+        return without
+
+    kept = hub_errors.LocalEntryNotFoundError("offline")
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", no_beginning(kept))
+    assert load("org/adapter", LoadOptions()).model.peft_config["default"].r == 4
+    busy = hub_errors.HfHubHTTPError("busy", response=Response())
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", no_beginning(busy))
+    with pytest.raises(ModelError, match="did not answer"):  # it may have one
+        load("org/adapter", LoadOptions())
 
 
 def test_a_hub_adapter_with_pickles_is_refused_before_anything_is_loaded(hub, adapter_folder, tiny_model_folder):

@@ -5,6 +5,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
 
+from hasten.loading.beginning import factors_of, keep_beginning
 from hasten.lora.originals import Originals
 from hasten.quant import nf4
 from hasten.quant.surviving import surviving_share
@@ -70,6 +71,29 @@ def test_the_share_is_that_of_the_rounded_weights():
     moved = nf4.plain(weight + update).values() - kept
     wanted = float((moved * update).sum() / update.square().sum())
     assert surviving_share(model, Known(weight), torch.float32) == pytest.approx(wanted, rel=1e-4)
+
+
+def begun_and_moved(weight, model, size):
+    """An adapter that began with an update, and has learnt another one of `size` times the weight's norm since."""
+    layer = model.get_base_model().a
+    before = layer.get_delta_weight("default").detach()
+    keep_beginning(model, factors_of(model))
+    learnt = torch.randn(SHAPE[0], 8)
+    learnt *= size * weight.norm() / (layer.scaling["default"] * learnt @ layer.lora_A["default"].weight).norm()
+    layer.lora_B["default"].weight.data += learnt
+    return before, layer.get_delta_weight("default").detach() - before
+
+
+def test_what_an_adapter_began_with_is_not_what_it_learnt():
+    model, weight = adapted(0.08)
+    before, learnt = begun_and_moved(weight, model, 0.04)
+    kept = bitsandbytes.functional.dequantize_4bit(
+        model.base_model.model.a.base_layer.weight.data, model.base_model.model.a.base_layer.weight.quant_state
+    )
+    for original, start in ((Known(weight), weight), (None, kept + before)):
+        moved = nf4.plain(start + learnt).values() - nf4.plain(start).values()
+        wanted = float((moved * learnt).sum() / learnt.square().sum())
+        assert surviving_share(model, original, torch.float32) == pytest.approx(wanted, rel=1e-3)
 
 
 def test_nothing_adapted_nothing_lost():

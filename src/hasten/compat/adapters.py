@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from peft import LoraConfig, PeftModel, TaskType
+from peft import LoftQConfig, LoraConfig, PeftModel, TaskType
 
 from hasten import schema
 from hasten.compat.binding import bind
@@ -24,12 +24,12 @@ from hasten.compat.origin import Origin, origin_of, set_origin
 from hasten.compat.target_choice import Parts, choose_targets
 from hasten.errors import ConfigError, HastenError, did_you_mean
 from hasten.lora.attach import attach
+from hasten.lora.loftq import LOFTQ
 from hasten.lora.settings import LoraSettings
 
 SEVEN = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 _WHERE = "get_peft_model"
 _UNOFFERED = {
-    "loftq_config": Unoffered((None, {}), "Leave it None; init_lora_weights='pissa' also starts from the weights."),
     "qat_scheme": Unoffered((None,), "Leave it None; train in 16 bit or with load_in_4bit=True."),
     "finetune_audio_layers": Unoffered((False,), "Leave it False: only text models are loaded."),
     "task_type": Unoffered((None, TaskType.CAUSAL_LM, "CAUSAL_LM"), "Leave it out: causal models are trained."),
@@ -65,7 +65,7 @@ def language_peft_model(
     use_rslora: bool = False,
     modules_to_save: list[str] | None = None,
     init_lora_weights: bool | str = True,
-    loftq_config: dict[str, Any] | None = {},  # noqa: B006  # the documented default; it is only read
+    loftq_config: dict[str, Any] | LoftQConfig | None = {},  # noqa: B006  # the documented default; it is only read
     temporary_location: str = BUFFERS,
     qat_scheme: str | None = None,
     target_parameters: list[str] | None = None,
@@ -91,7 +91,8 @@ def language_peft_model(
         use_rslora: scale by alpha / sqrt(r).
         modules_to_save: modules trained in full.
         init_lora_weights: as in peft.
-        loftq_config: must be None or empty.
+        loftq_config: as in peft, of 4 bits and one iteration; goes with ``init_lora_weights="loftq"``, which does
+            without it.
         temporary_location: without effect.
         qat_scheme: must be None.
         target_parameters: parameters (not modules) that get an adapter, as in peft.
@@ -129,7 +130,7 @@ def any_peft_model(
     use_rslora: bool = False,
     modules_to_save: list[str] | None = None,
     init_lora_weights: bool | str = True,
-    loftq_config: dict[str, Any] | None = {},  # noqa: B006  # the documented default; it is only read
+    loftq_config: dict[str, Any] | LoftQConfig | None = {},  # noqa: B006  # the documented default; it is only read
     task_type: Any = TaskType.CAUSAL_LM,
     temporary_location: str = BUFFERS,
     qat_scheme: str | None = None,
@@ -160,7 +161,7 @@ def any_peft_model(
         use_rslora: as in `language_peft_model`.
         modules_to_save: as in `language_peft_model`.
         init_lora_weights: as in `language_peft_model`.
-        loftq_config: must be None or empty.
+        loftq_config: as in `language_peft_model`.
         task_type: must be causal language modelling.
         temporary_location: without effect.
         qat_scheme: must be None.
@@ -207,11 +208,33 @@ def _check(arguments: Mapping[str, Any], extra: Mapping[str, Any]) -> None:
     if arguments["bias"] not in _BIASES:
         remedy = did_you_mean(str(arguments["bias"]), _BIASES, "Use 'none'.")
         raise ConfigError("bias", repr(arguments["bias"]), f"It is one of {', '.join(_BIASES)}.", remedy)
+    _check_loftq(arguments["loftq_config"], arguments["init_lora_weights"])
     fields = {field.name for field in dataclasses.fields(LoraConfig)} - {"peft_type", "inference_mode"}
     for name in extra:
         if name not in fields:
             remedy = did_you_mean(name, {*arguments, *fields}, "Remove it.")
             raise ConfigError(f"{_WHERE}({name}=...)", "unknown argument", "It is no field of a LoRA adapter.", remedy)
+
+
+def _check_loftq(config: Any, init: bool | str) -> None:
+    """Refuse what such a beginning is not made with: it is always of NF4, and the base stays as it is."""
+    given = vars(config) if isinstance(config, LoftQConfig) else config or {}
+    where, asked = f"{_WHERE}(loftq_config=...)", repr(config)
+    if not isinstance(given, Mapping):
+        raise ConfigError(where, asked, "It is a LoftQConfig, a dict or None.", "Leave it out.")
+    if given and init != LOFTQ:
+        rule = f"It goes with init_lora_weights='{LOFTQ}'."
+        raise ConfigError(where, asked, rule, "Leave it out, or set both.")
+    allowed = {
+        "loftq_bits": (4, "What NF4 lost is made up for."),
+        "loftq_iter": (1, "The 4-bit weights stay what load_in_4bit makes of the model, so there is one iteration."),
+    }
+    for name, value in given.items():
+        if name not in allowed:
+            raise ConfigError(where, f"'{name}'", "peft does not know it.", did_you_mean(name, allowed, "Remove it."))
+        only, rule = allowed[name]
+        if value != only:
+            raise ConfigError(where, f"{name}={value!r}", rule, f"Use {name}={only}.")
 
 
 def _attach(model: Any, arguments: Mapping[str, Any], extra: Mapping[str, Any], parts: Parts) -> Any:

@@ -177,6 +177,17 @@ def require_adapter(model: Any, method: str = "lora") -> None:
         )
 
 
+def require_known(wanted: str) -> None:
+    """Refuse an unknown word for `base_weights`.
+
+    Raises:
+        ConfigError: with the nearest one.
+    """
+    if wanted not in BASE_WEIGHTS:
+        remedy = did_you_mean(wanted, BASE_WEIGHTS, "Use 'auto'.")
+        raise ConfigError("base_weights", repr(wanted), f"Allowed: {', '.join(BASE_WEIGHTS)}.", remedy)
+
+
 def choose_originals(model: Any, wanted: str) -> Originals | None:
     """What a model in 4 or 8 bits is merged into.
 
@@ -188,9 +199,7 @@ def choose_originals(model: Any, wanted: str) -> Originals | None:
     Raises:
         ConfigError: an unknown word, or originals that are not there.
     """
-    if wanted not in BASE_WEIGHTS:
-        remedy = did_you_mean(wanted, BASE_WEIGHTS, "Use 'auto'.")
-        raise ConfigError("base_weights", repr(wanted), f"Allowed: {', '.join(BASE_WEIGHTS)}.", remedy)
+    require_known(wanted)
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     quantized = quantized_weights(model)
     if wanted == "quantized" or not quantized:

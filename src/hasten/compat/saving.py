@@ -19,6 +19,7 @@ from hasten.compat.merged import (
     clean_tokenizer,
     half_dtype,
     require_adapter,
+    require_known,
     require_space,
     say_base,
     write_in_4_bits,
@@ -29,7 +30,8 @@ from hasten.compat.offered import Unoffered, require_defaults
 from hasten.compat.origin import origin_of
 from hasten.errors import CapabilityError, ConfigError, StorageError, did_you_mean
 from hasten.files import new_folder, require_writable
-from hasten.lora.initial import save_plain
+from hasten.loading.beginning import FILE, beginning_of
+from hasten.lora.initial import initial_of, save_plain
 from hasten.lora.merge import weights_in_4_bits
 from hasten.lora.save import refuse_nonfinite, save_adapter
 from hasten.quant.surviving import surviving_share
@@ -91,7 +93,9 @@ def save_learnt(
     refuse_nonfinite(model)
     folder = Path(save_directory).expanduser()
     folder.mkdir(parents=True, exist_ok=True)
-    save_plain(model, folder, embedding=save_embedding_layers)
+    began = initial_of(model)
+    assert began is not None, "bound where there is one"
+    save_plain(model, began, folder, embedding=save_embedding_layers)
 
 
 def save_pretrained_merged(
@@ -147,7 +151,8 @@ def save_pretrained_merged(
         dtype: hasten's own: another dtype for the merged weights, e.g. ``"float32"`` to keep them exact.
         base_weights: hasten's own, for models in 4 bits: merge into the 16-bit weights that they were made from
             (``"original"``), into the 4-bit weights' values (``"quantized"``), or into the former where they are found
-            (``"auto"``).
+            (``"auto"``). With ``"lora"``, of an adapter that began as what 4 bits lost: ``"original"`` writes a plain
+            one of twice the rank that fits the 16-bit weights, the others write it as it was trained.
 
     Raises:
         CapabilityError: a method or an argument that is not offered.
@@ -171,8 +176,11 @@ def save_pretrained_merged(
         tokenizer = origin.tokenizer
     if method == LORA:
         require_adapter(model)
-        save_adapter(model, clean_tokenizer(_required(tokenizer)), folder, _base_name(model))
-        say(f"adapter saved in {folder}")
+        require_known(base_weights)
+        plain = base_weights == "original"
+        save_adapter(model, clean_tokenizer(_required(tokenizer)), folder, _base_name(model), plain=plain)
+        fitting = f" for the {'16' if plain else '4'}-bit weights" if beginning_of(model) is not None else ""
+        say(f"adapter{fitting} saved in {folder}")
         return
     kept = half_dtype(model) if dtype is None else getattr(torch, str(dtype).removeprefix("torch."))
     refuse_nonfinite(model)
@@ -238,7 +246,7 @@ def _require_replaceable(folder: Path, method: str) -> None:
         return
     if not folder.is_dir():
         raise StorageError(str(folder), "a file", "A model is saved as a folder.", "Choose another name.")
-    own = ("adapter_model.safetensors", "adapter_config.json") if method == LORA else _MERGED_FILES
+    own = ("adapter_model.safetensors", "adapter_config.json", FILE) if method == LORA else _MERGED_FILES
     names = sorted(entry.name for entry in folder.iterdir())
     foreign = [name for name in names if not name.endswith((*own, *_COMMON_FILES))]
     if method != LORA:

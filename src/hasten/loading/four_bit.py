@@ -54,3 +54,9 @@ def require_read_right(model: Any) -> None:
                 "bitsandbytes reads 4-bit rows that are not whole blocks wrongly on a CPU.",
                 "Load the model without load_in_4bit, or on a GPU.",
             )
+
+
+def in_nf4(module: Any) -> bool:
+    """Whether a module's weight is kept in bitsandbytes' NF4."""
+    state = getattr(getattr(module, "weight", None), "quant_state", None)
+    return state is not None and state.quant_type == "nf4"

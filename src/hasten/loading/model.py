@@ -12,18 +12,26 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, cast
 
 from hasten.errors import HastenError, MissingPackageError, ModelError
 from hasten.files import native_path
 from hasten.loading import demo, gguf
+from hasten.loading.beginning import FILE, fits, keep_beginning, read_beginning
 from hasten.loading.four_bit import keep_trainable, require_read_right
+from hasten.loading.plain_adapter import write_plain
 from hasten.loading.published import FP8_METHODS, PublishedFp8
 from hasten.loading.source import Source, begins_inside, check_remote_code, read_json, resolve
 from hasten.storage import Storage
 
 CACHE = Path.home() / ".cache" / "hasten"
 _ADAPTER_CONFIG = "adapter_config.json"
+
+_WITHOUT = (
+    "the adapter was trained on 4-bit weights and began as what they lost; for these weights it is taken without that "
+    "beginning, as a plain one of twice the rank"
+)
 
 
 @dataclass
@@ -297,12 +305,46 @@ def _load_adapter(source: Source, options: LoadOptions) -> Loaded:
     where: dict[str, Any] = {"revision": options.revision, "token": options.token} if source.kind == "hub" else {}
     with _translated(source):
         stored = _tensor_names(weights)
-        model = PeftModel.from_pretrained(base.model, source.name, is_trainable=True, **where)
+        began = _beginning(source, options, weights)
+        if began is None or fits(base.model, began, source.name):
+            model = PeftModel.from_pretrained(base.model, source.name, is_trainable=True, **where)
+        else:
+            model = _without_beginning(base.model, weights.parent, began)
+            base.notes.append(_WITHOUT)
+            began = None
     # A live model names its base by a path that is here: peft looks there, and else on the hub, whenever it saves.
     model.peft_config["default"].base_model_name_or_path = local_folder(base.base, base_options)
     _require_complete(model, source, stored)
+    if began is not None:
+        keep_beginning(model, began)
     tokenizer, notes = _tokenizer(source, options)
     return Loaded(model, tokenizer, source, base.base, list(dict.fromkeys((*base.notes, *notes))))
+
+
+def _beginning(source: Source, options: LoadOptions, weights: Path) -> dict[str, Any] | None:
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+    file = source.path / FILE
+    if source.kind == "hub":
+        try:
+            file = _download(source, FILE, options)
+        except EntryNotFoundError:
+            return None
+        except ModelError as error:
+            if isinstance(error.__cause__, LocalEntryNotFoundError):  # the adapter is in the cache, and this is not
+                return None
+            raise
+    return read_beginning(file, weights) if file.is_file() else None
+
+
+def _without_beginning(base: Any, place: Path, began: dict[str, Any]) -> Any:
+    from peft import LoraConfig, PeftModel, load_peft_weights
+
+    config = LoraConfig.from_pretrained(str(place))
+    state = load_peft_weights(str(place), device="cpu")
+    with TemporaryDirectory(prefix="hasten-") as folder:
+        write_plain(state, began, config, Path(folder))
+        return PeftModel.from_pretrained(base, folder, is_trainable=True)
 
 
 def _base_of(source: Source, options: LoadOptions) -> tuple[Source, LoadOptions]:

@@ -7,14 +7,21 @@ from typing import Any
 
 from hasten.errors import ConfigError
 from hasten.families.base import family_of
+from hasten.loading.beginning import FILE
 from hasten.loading.source import begins_inside
 from hasten.lora.initial import remember, require_plain_base
+from hasten.lora.loftq import LOFTQ, begin, require_originals
 from hasten.lora.settings import LoraSettings
 from hasten.lora.targets import require_modules, resolve_targets
 
 INSIDE = (
     "the adapter begins inside the weights: it is saved as a plain one of twice the rank, and switching it off does "
     "not give the base model"
+)
+
+BEGUN = (
+    "the adapter begins as what 4 bits lost, so it fits the 4-bit weights; what takes that back on 16-bit weights is "
+    f"saved beside it ({FILE})"
 )
 
 
@@ -58,6 +65,10 @@ def attach(model: Any, settings: LoraSettings, **peft: Any) -> Attached:
     inside = begins_inside(peft.get("init_lora_weights"))
     if inside:
         require_plain_base(model, peft["init_lora_weights"], targets, dora=peft.get("use_dora", False))
+    originals = None
+    if peft.get("init_lora_weights") == LOFTQ:
+        originals = require_originals(model, targets, settings.alpha, peft)
+        peft["init_lora_weights"] = True  # peft's own would quantize the 4-bit weights once more
     config = LoraConfig(
         task_type="CAUSAL_LM",
         r=settings.r,
@@ -76,6 +87,9 @@ def attach(model: Any, settings: LoraSettings, **peft: Any) -> Attached:
     if inside:
         remember(adapted)
         notes = [*notes, INSIDE]
+    if originals is not None:
+        begin(adapted, originals)
+        notes = [*notes, BEGUN]
     return Attached(adapted, targets, notes)
 
 

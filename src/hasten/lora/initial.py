@@ -9,11 +9,13 @@ a plain adapter of twice the rank on W. Source: Meng et al. 2024 (PiSSA); peft m
 
 from __future__ import annotations
 
-import copy
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from hasten.errors import ConfigError
+from hasten.loading.beginning import factors_of
+from hasten.loading.plain_adapter import write_plain
 from hasten.lora.merge import quantized_weights
 
 _NAME = "hasten_initial"
@@ -50,10 +52,7 @@ def require_plain_base(model: Any, init: str, targets: list[str], *, dora: bool)
 
 def remember(model: Any) -> None:
     """Keep a fresh adapter's factors, in the computer's memory."""
-    from peft import get_peft_model_state_dict
-
-    state = get_peft_model_state_dict(model, save_embedding_layers=False)
-    vars(model)[_NAME] = {name: part.detach().to("cpu", copy=True) for name, part in state.items() if "lora_" in name}
+    vars(model)[_NAME] = factors_of(model)
 
 
 def initial_of(model: Any) -> dict[str, Any] | None:
@@ -61,54 +60,24 @@ def initial_of(model: Any) -> dict[str, Any] | None:
     return vars(model).get(_NAME)
 
 
-def as_it_began(model: Any) -> bool:
-    """Whether every factor is what it was, of an adapter that began inside the weights."""
+def as_it_began(model: Any, began: Mapping[str, Any]) -> bool:
+    """Whether every factor of an adapter is what it began as."""
     import torch
-    from peft import get_peft_model_state_dict
 
-    state = get_peft_model_state_dict(model, save_embedding_layers=False)
-    return all(torch.equal(state[name].cpu(), part) for name, part in (initial_of(model) or {}).items())
+    return all(torch.equal(part, began[name]) for name, part in factors_of(model).items())
 
 
-def save_plain(model: Any, folder: Path, *, embedding: bool | str) -> None:
-    """Write what the adapter learnt as a plain adapter of twice the rank; weights appear whole or not at all.
+def save_plain(model: Any, began: Mapping[str, Any], folder: Path, *, embedding: bool | str) -> None:
+    """Write what an adapter learnt as a plain adapter of twice the rank; weights appear whole or not at all.
 
     Args:
-        model: a `PeftModel` with `initial_of`.
+        model: a `PeftModel`.
+        began: the factors that it began with.
         folder: is there.
         embedding: peft's `save_embedding_layers`.
     """
-    import torch
     from peft import get_peft_model_state_dict
-    from safetensors.torch import save_file
 
-    initial = initial_of(model)
-    assert initial is not None
-    state, adapter = {}, model.active_adapter
+    adapter = model.active_adapter
     found = get_peft_model_state_dict(model, adapter_name=adapter, save_embedding_layers=embedding)  # type: ignore[arg-type]
-    for name, part in found.items():
-        value = part.detach().cpu()
-        if name in initial:
-            before = initial[name].to(value.dtype)
-            value = torch.cat((value, before), 0) if "lora_A" in name else torch.cat((value, -before), 1)
-        state[name] = value.contiguous().clone()  # tied ones are written twice
-    temporary = folder / ".adapter_model.safetensors.tmp"
-    try:
-        save_file(state, str(temporary), {"format": "pt"})
-        temporary.replace(folder / "adapter_model.safetensors")
-    finally:
-        temporary.unlink(missing_ok=True)
-    plain_config(model.peft_config[adapter]).save_pretrained(str(folder))
-
-
-def plain_config(config: Any) -> Any:
-    """The configuration of the plain adapter: the same scale at twice the rank."""
-    made = copy.deepcopy(config)
-    factor = 2**0.5 if config.use_rslora else 2
-    made.r = 2 * config.r
-    made.lora_alpha = factor * config.lora_alpha
-    made.rank_pattern = {name: 2 * rank for name, rank in config.rank_pattern.items()}
-    made.alpha_pattern = {name: factor * alpha for name, alpha in config.alpha_pattern.items()}
-    made.init_lora_weights = True
-    made.inference_mode = True
-    return made
+    write_plain(found, began, model.peft_config[adapter], folder)

@@ -2,7 +2,8 @@
 
 The live model is not changed: merged tensors are made one at a time, so a run can merge, look, and go on training.
 Weights that were kept in 4 or 8 bits are merged as the dequantized values that the adapter was trained against, or as
-the 16-bit weights that those were made from (`hasten.lora.originals`).
+the 16-bit weights that those were made from (`hasten.lora.originals`). What an adapter began with to make up for 4 bits
+(`hasten.lora.loftq`) is left out of the latter.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Any
 from hasten.errors import CapabilityError
 from hasten.kernels.row_scaled.op import dequantize
 from hasten.kernels.row_scaled.rows import RowScaled, row_scaled_of
+from hasten.loading.beginning import added_at_first, beginning_of
 from hasten.lora.originals import Originals
 
 _OF_QUANTIZED = (
@@ -44,6 +46,7 @@ def merged_state_dict(model: Any, dtype: Any = None, originals: Originals | None
     eight = {id(module.weight): stored for module in base.modules() if (stored := row_scaled_of(module)) is not None}
     adapted = {name: module for name, module in base.named_modules() if hasattr(module, "get_delta_weight")}
     _refuse_tied(base, adapted)
+    began = beginning_of(model)
     merged: dict[str, Any] = {}
     shared: dict[int, Any] = {}
     with torch.no_grad():
@@ -53,7 +56,8 @@ def merged_state_dict(model: Any, dtype: Any = None, originals: Originals | None
                 continue
             owner = plain.rpartition(".")[0]
             if id(value) not in shared:
-                shared[id(value)] = _merge_one(value, eight.get(id(value)), adapted.get(owner), plain, dtype, originals)
+                stored, module = eight.get(id(value)), adapted.get(owner)
+                shared[id(value)] = _merge_one(value, stored, module, plain, dtype, originals, began)
             merged[plain] = shared[id(value)]
     return merged
 
@@ -80,20 +84,27 @@ def weights_in_4_bits(model: Any) -> dict[str, tuple[int, ...]]:
 
 
 def _merge_one(
-    value: Any, eight: RowScaled | None, module: Any, name: str, dtype: Any, originals: Originals | None
+    value: Any,
+    eight: RowScaled | None,
+    module: Any,
+    name: str,
+    dtype: Any,
+    originals: Originals | None,
+    began: dict[str, Any] | None,
 ) -> Any:
     import torch
 
-    weight = _dequantized(value, eight)
-    if originals is not None and weight is not value:
-        weight = originals.weight(name, weight)
+    weight = kept = _dequantized(value, eight)
+    if originals is not None and kept is not value:
+        weight = originals.weight(name, kept)
     is_weight = name.endswith(".weight")
     if module is not None and is_weight:
         total = weight.to(torch.float32)
         for adapter in module.active_adapters:
             if adapter in module.lora_A or adapter in module.lora_embedding_A:
                 total = total + module.get_delta_weight(adapter).to(torch.float32)
-        weight = total.to(weight.dtype)
+        before = added_at_first(began, name.removesuffix(".weight"), module) if weight is not kept else None
+        weight = (total if before is None else total - before).to(weight.dtype)
     if dtype is not None and weight.is_floating_point():
         weight = weight.to(dtype)
     return weight.detach().to("cpu").clone()

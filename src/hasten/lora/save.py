@@ -7,10 +7,11 @@ from typing import Any
 
 from hasten.errors import TrainingError
 from hasten.files import new_folder
+from hasten.loading.beginning import beginning_of
 from hasten.lora.initial import as_it_began, initial_of, save_plain
 
 
-def save_adapter(model: Any, tokenizer: Any, folder: Path, base_name: str) -> None:
+def save_adapter(model: Any, tokenizer: Any, folder: Path, base_name: str, *, plain: bool = False) -> None:
     """Write an adapter and its tokenizer; an existing folder is replaced once the new one is complete.
 
     Args:
@@ -18,6 +19,8 @@ def save_adapter(model: Any, tokenizer: Any, folder: Path, base_name: str) -> No
         tokenizer: saved beside it, so that the chat template travels along.
         folder: where to.
         base_name: how the base model is called ("demo", a hub id, a folder); it is what a loader will look for.
+        plain: an adapter that began as what 4 bits lost is written as one of twice the rank, without its beginning:
+            for 16-bit weights, and programs that know no beginnings.
 
     Raises:
         StorageError: the folder cannot be written, or the disk is full.
@@ -31,10 +34,11 @@ def save_adapter(model: Any, tokenizer: Any, folder: Path, base_name: str) -> No
         trains_embedding = any(name in ("embed_tokens", "lm_head") for name in config.target_modules or ())
         config.base_model_name_or_path = base_name
         try:
-            if initial_of(model) is None:
+            began = initial_of(model) or (beginning_of(model) if plain else None)
+            if began is None:
                 model.save_pretrained(str(temporary), save_embedding_layers=trains_embedding)
             else:
-                save_plain(model, temporary, embedding=trains_embedding)
+                save_plain(model, began, temporary, embedding=trains_embedding)
         finally:
             config.base_model_name_or_path = before
         tokenizer.save_pretrained(str(temporary))
@@ -63,11 +67,11 @@ def refuse_untouched(model: Any) -> None:
         TrainingError: if so.
     """
     matrices = [parameter for name, parameter in model.named_parameters() if "lora_B" in name]
-    inside = initial_of(model) is not None
-    if as_it_began(model) if inside else matrices and not any(matrix.any() for matrix in matrices):
+    began = initial_of(model) or beginning_of(model)
+    if as_it_began(model, began) if began else matrices and not any(matrix.any() for matrix in matrices):
         raise TrainingError(
             "the adapter",
-            f"every B matrix is still {'what it began as' if inside else 'zero'}",
+            f"every B matrix is still {'what it began as' if began else 'zero'}",
             "Nothing was learnt.",
             "Raise training.learning_rate, or check that rows have something to learn.",
         )

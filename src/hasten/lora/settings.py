@@ -17,9 +17,10 @@ class LoraSettings:
     dropout: float = option(0.0, "share of the adapter's inputs set to zero in training", low=0, high=1)
     targets: list[str] = option([], "names of the modules that get an adapter; none: the family's own list")
     rslora: bool = option(False, "scale by alpha / sqrt(r), which keeps high ranks stable (Kalajdzievski 2023)")
-    init: Literal["default", "pissa", "olora"] = option(
+    init: Literal["default", "pissa", "olora", "loftq"] = option(
         "default",
-        "where it begins: at zero, or in the main part of the weights (PiSSA, OLoRA), which must be in 16 bits",
+        "where it begins: at zero; in the main part of the weights, which must be in 16 bits (PiSSA, OLoRA); or as "
+        "what 4 bits lost of them (LoftQ), which takes load_in_4bit",
     )
     bias: Literal["none", "all", "lora_only"] = option("none", "which biases are trained")
     modules_to_save: list[str] = option([], "modules trained in full beside the adapter, e.g. lm_head")
