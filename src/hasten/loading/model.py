@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, cast
+from typing import Any
 
 from hasten.errors import HastenError, MissingPackageError, ModelError
 from hasten.files import native_path
@@ -157,12 +157,12 @@ def _load_base(source: Source, options: LoadOptions) -> Loaded:
         arguments.setdefault("device_map", {"": options.device})
     kept = _published(source, options, where)
     if kept is not None:
-        arguments |= kept.arguments
+        arguments |= {**kept.arguments, "output_loading_info": True}
     elif options.storage != "plain" and "quantization_config" not in arguments:
         arguments["quantization_config"] = _stored_as(options.storage, arguments["dtype"])
     with _translated(source), _native(where, source) as place:
-        arguments |= {"pretrained_model_name_or_path": place, "output_loading_info": True}
-        model, found = cast(tuple[Any, Any], AutoModelForCausalLM.from_pretrained(**arguments))
+        made: Any = AutoModelForCausalLM.from_pretrained(place, **arguments)
+    model, found = made if kept is not None else (made, {})
     model.name_or_path = where
     keep_trainable(model)
     if options.storage == "int8":
