@@ -3,9 +3,8 @@
     h' = attention half (h)        out = MLP half (h'), some positions after the others
 
 Of a layer only h is kept, where the two halves on their own would keep h' too: the backward makes h' again along with
-the attention, for one more product (W_o). And the MLP's wide values exist for one part at a time. So a row of M tokens
-of an 8B shape keeps 8 KB per token and layer, and needs about 120 KB per token while a layer's backward runs, instead
-of 180 KB.
+the attention, for one more product (W_o). And the MLP's wide values exist for one part at a time: while a layer's
+backward runs, attention decides how much memory a token needs.
 
 Parameter gradients are summed over the parts in float32 (float64 where that is computed in).
 """
