@@ -17,6 +17,7 @@ from hasten.plan import (
     choose_dtype,
     choose_kernels,
     choose_replay,
+    choose_streaming,
     choose_turned,
     make_plan,
     say_products,
@@ -99,6 +100,23 @@ def test_a_turned_copy_is_kept_where_half_of_the_memory_remains():
     assert not turned and "turned when used" in said.why
     with pytest.raises(CapabilityError, match="'fp8' with 6.5 GiB free.*takes 6.5 GiB.*load_in_4bit"):
         choose_turned(7 * 10**9, 0, 7 * 10**9)
+
+
+def test_a_model_is_streamed_where_it_does_not_fit():
+    def chosen(hardware, asked=None, weights=10, working=4, free=20):
+        sizes = {"weights_bytes": weights << 30, "working_bytes": working << 30, "free_bytes": int(free * 2**30)}
+        return choose_streaming(hardware, asked=asked, **sizes)
+
+    streamed, said = chosen(SPARK, free=20.05)
+    why = "10.0 GiB and 4.0 GiB to work in, 14.0 GiB at hand"  # a twentieth of 121 GiB stays free
+    assert (streamed, said.part, said.choice, said.why) == (False, "weights", "all on cuda:0", why)
+    streamed, said = chosen(SPARK, working=5)
+    assert streamed and said.choice == "one layer at a time on cuda:0" and "10.0 GiB and 5.0 GiB" in said.why
+    assert chosen(SPARK, asked=True)[0] and not chosen(SPARK, asked=False, weights=100)[0]
+    assert chosen(SPARK, asked=True)[1].why == "asked for"
+    streamed, said = chosen(CPU, weights=100)
+    assert not streamed and said.choice == "all on cpu" and said.why == "they are computed where they are"
+    assert chosen(CPU, asked=True)[1].choice == "one layer at a time on cpu"
 
 
 def test_what_stays_in_16_bits_is_said():

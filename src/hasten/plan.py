@@ -295,6 +295,31 @@ def say_products(asked: Decision, fast: int, layers: int, refused: Mapping[str, 
     return (asked, *kept) if fast else tuple(kept)
 
 
+def choose_streaming(
+    hardware: Hardware, *, asked: bool | None, weights_bytes: int, working_bytes: int, free_bytes: int
+) -> tuple[bool, Decision]:
+    """Whether a model that is to be quantized is on the device one layer at a time, and on the host else.
+
+    Args:
+        hardware: the machine.
+        asked: None goes by what is free.
+        weights_bytes: of the whole model, as it is loaded.
+        working_bytes: what choosing codes needs beside them.
+        free_bytes: device memory that is free with nothing loaded.
+    """
+    room = free_bytes - hardware.total_bytes // 20  # a twentieth: as in `activation_room`
+    streamed = asked if asked is not None else hardware.is_cuda and weights_bytes + working_bytes > room
+    if asked is not None:
+        why = "asked for"
+    elif not hardware.is_cuda:
+        why = "they are computed where they are"
+    else:
+        needs = f"{weights_bytes / 2**30:.1f} GiB and {working_bytes / 2**30:.1f} GiB to work in"
+        why = f"{needs}, {max(room, 0) / 2**30:.1f} GiB at hand"
+    choice = f"one layer at a time on {hardware.device}" if streamed else f"all on {hardware.device}"
+    return streamed, Decision(part="weights", choice=choice, why=why)
+
+
 def choose_kernels(hardware: Hardware, triton: bool) -> Decision:
     """Which kernels fast layers run.
 

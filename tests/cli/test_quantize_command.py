@@ -33,6 +33,20 @@ def test_a_folder_and_a_table(tiny_model_folder, calibration_file, tmp_path, cap
     assert (output / "quantization.html").is_file() and (output / "model.safetensors").is_file()
 
 
+@pytest.mark.parametrize(
+    ("flag", "streamed", "line"),
+    [
+        ("--stream", True, "weights: one layer at a time on "),
+        ("--no-stream", False, "weights: all on "),
+    ],
+)
+def test_one_layer_at_a_time_or_all(flag, streamed, line, tiny_model_folder, calibration_file, tmp_path, capsys):
+    arguments = ["--output", tmp_path / "out", "--data", calibration_file, "--tokens", "256", flag, "--json"]
+    captured = run(capsys, tiny_model_folder, *arguments)
+    assert line in captured.err and "(asked for)" in captured.err
+    assert json.loads(captured.out)["streamed"] is streamed
+
+
 def test_as_json(tiny_model_folder, calibration_file, tmp_path, capsys):
     output = tmp_path / "out"
     arguments = [tiny_model_folder, "--output", output, "--data", calibration_file, "--tokens", "256", "--json"]

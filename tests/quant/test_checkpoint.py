@@ -2,6 +2,7 @@
 
 import json
 import os
+from dataclasses import replace
 
 import pytest
 import torch
@@ -43,15 +44,50 @@ def test_a_folder_that_transformers_loads(tiny_model_folder, tmp_path):
 
 def test_what_was_written_measures_as_was_told(tiny_model_folder, tmp_path):
     from hasten.quant.calibration import read_windows
-    from hasten.quant.divergence import Reference
 
     output = tmp_path / "quantized"
     figures = quantize_checkpoint(request(tiny_model_folder, output, budget=1.3), LoadOptions())
     windows = read_windows(["x"], tiny.tokenizer(), 256, 64, ROWS)
-    with Reference(AutoModelForCausalLM.from_pretrained(tiny_model_folder), windows.heldout) as before:
-        loaded = AutoModelForCausalLM.from_pretrained(output, dtype=torch.float32)
-        # 16-bit parts and values of 4-bit parts are rounded to bfloat16 in the file.
-        assert before.divergence(loaded) == pytest.approx(figures.divergence, rel=0.3, abs=1e-5)
+    original = AutoModelForCausalLM.from_pretrained(tiny_model_folder)
+    loaded = AutoModelForCausalLM.from_pretrained(output, dtype=torch.float32)
+    rows = torch.stack(windows.heldout)
+    with torch.no_grad():
+        p, q = (model(rows).logits.float().log_softmax(-1) for model in (original, loaded))
+    # 16-bit parts and values of 4-bit parts are rounded to bfloat16 in the file.
+    assert (p.exp() * (p - q)).sum(-1).mean().item() == pytest.approx(figures.divergence, rel=0.3, abs=1e-5)
+
+
+def test_one_layer_at_a_time_writes_the_same(tiny_model_folder, tmp_path):
+    whole, streamed, told = tmp_path / "whole", tmp_path / "streamed", []
+    asked = request(tiny_model_folder, whole, budget=1.3)
+    figures = quantize_checkpoint(asked, LoadOptions(), told.append)
+    assert "weights: all on cpu (they are computed where they are)" in told and not figures.streamed
+    figures = quantize_checkpoint(replace(asked, output=streamed, stream=True), LoadOptions(), told.append)
+    assert "weights: one layer at a time on cpu (asked for)" in told and figures.streamed
+    assert (streamed / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+    assert json.loads((streamed / FIGURES).read_text("utf-8"))["streamed"] is True
+
+
+def test_what_does_not_fit_the_device_is_streamed(tiny_model_folder, tmp_path, monkeypatch):
+    """A device with less memory than the model, made up: its tensors stay on the CPU."""
+    from hasten.hardware.probe import Hardware
+    from hasten.quant import checkpoint
+
+    small = Hardware(device="cuda:0", name="Small", total_bytes=2**20, cores=1, bf16=True)
+    monkeypatch.setattr(checkpoint, "probe", lambda: small)
+    monkeypatch.setattr(checkpoint, "free_bytes", lambda hardware: 2**20)
+    real, asked = checkpoint.quantize, []
+
+    def on_the_cpu(model, windows, settings, tell, device):
+        asked.append((model.device.type, device))
+        return real(model, windows, settings, tell, torch.device("cpu"))
+
+    monkeypatch.setattr(checkpoint, "quantize", on_the_cpu)
+    told = []
+    quantize_checkpoint(request(tiny_model_folder, tmp_path / "out"), LoadOptions(device="cuda:0"), told.append)
+    assert asked == [("cpu", torch.device("cuda:0"))]
+    (line,) = (line for line in told if line.startswith("weights: "))
+    assert line.startswith("weights: one layer at a time on cuda:0 (0.0 GiB and 0.0 GiB to work in, 0.0 GiB at hand)")
 
 
 def test_a_quantized_model_is_refused(tiny_model_folder, tmp_path):

@@ -15,6 +15,7 @@ def test_every_projection_of_every_layer(tiny_llama):
     assert [layer.name for layer in layers] == ["model.layers.0", "model.layers.1"]
     assert len(layers[1].projections) == 7 and not layers[1].uneven
     assert all(name.startswith("model.layers.1.") for name in layers[1].projections)
+    assert layers[1].linears()["model.layers.1.mlp.up_proj"] is tiny_llama.model.layers[1].mlp.up_proj
 
 
 def test_a_width_that_is_no_multiple_of_the_block_stays(windows):

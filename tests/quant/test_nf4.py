@@ -63,3 +63,10 @@ def test_bytes_are_those_of_the_tensors(shape):
 def test_which_shapes_fit():
     assert nf4.fits((5, 128))
     assert not nf4.fits((64, 100)) and not nf4.fits((64,))
+
+
+def test_on_another_device_it_is_the_same():
+    made = nf4.plain(weight(3, 128))
+    moved = made.to("meta")
+    assert moved.codes_NK.is_meta and moved.scales.codes.is_meta and moved.scales.state.absmax.is_meta
+    assert not made.scales.state.absmax.is_meta and torch.equal(made.to("cpu").values(), made.values())

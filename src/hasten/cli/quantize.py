@@ -25,6 +25,13 @@ def command(
         typer.Option(help="Calibration rows: a file, a folder or a data set; may be repeated. [default: python-docs]"),
     ] = None,
     tokens: Annotated[int, typer.Option(help="Tokens to calibrate on; as many others are measured on.")] = 4096,
+    stream: Annotated[
+        bool | None,
+        typer.Option(
+            "--stream/--no-stream",
+            help="One layer at a time on the device. [default: where the whole model does not fit there]",
+        ),
+    ] = None,
     json_mode: JsonFlag = False,
 ) -> None:
     """Quantize a model, write the new folder, and show what was kept at which precision.
@@ -50,6 +57,7 @@ def command(
         settings=QuantizeSettings(bits=bits, budget=budget),
         sources=tuple(data or [PYTHON_DOCS]),
         tokens=tokens,
+        stream=stream,
     )
     hardware = probe()
     dtype, _ = choose_dtype(hardware, "auto")

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from hasten.errors import ConfigError, ModelError
 from hasten.files import new_folder, require_writable, write_json, write_text
+from hasten.hardware.probe import free_bytes, probe
 from hasten.loading.model import LoadOptions, config_of, load, load_tokenizer
+from hasten.plan import choose_streaming
 from hasten.quant.calibration import read_windows
 from hasten.quant.dynamic import Quantized, QuantizeSettings, quantize, storage_dtype
-from hasten.quant.layers import refuse_quantized
+from hasten.quant.layers import decoder_layers, refuse_quantized
 from hasten.quant.modules import require_bitsandbytes, to_bitsandbytes
 from hasten.quant.page import page
+from hasten.quant.placing import tensors_of
+from hasten.quant.working import working_bytes
 
 FIGURES, PAGE = "quantization.json", "quantization.html"
 TOKENS = 4096
@@ -37,6 +43,8 @@ class Request:
     """Rows of a program's instead of `sources`."""
     tokens: int = TOKENS
     """How many tokens to calibrate on."""
+    stream: bool | None = None
+    """One layer at a time on the device; None: where the whole model does not fit there."""
 
 
 def quantize_checkpoint(
@@ -48,7 +56,7 @@ def quantize_checkpoint(
 
     Args:
         request: what, where to, within which budget.
-        options: how the original is loaded.
+        options: how the original is loaded, and the device that computes.
         tell: told what is being done.
 
     Raises:
@@ -67,12 +75,13 @@ def quantize_checkpoint(
     tokenizer = load_tokenizer(request.model, options)
     windows = read_windows(list(request.sources), tokenizer, request.tokens, longest, request.rows)
     tell("loading the model")
-    loaded = load(request.model, options)
+    loaded = load(request.model, replace(options, device="cpu"))
     if loaded.source != loaded.base:
         rule = "Only a whole model is quantized."
         raise ModelError(request.model, "it is an adapter", rule, "Merge it into its base first, and name that folder.")
     model = loaded.model.eval()
-    codes, figures = quantize(model, windows, request.settings, tell)
+    device = _device(model, request, options, windows.length, tell)
+    codes, figures = quantize(model, windows, request.settings, tell, device)
     to_bitsandbytes(model, codes, storage_dtype(model))
     tell(f"saving to {request.output}")
     with new_folder(request.output) as folder:
@@ -83,6 +92,25 @@ def quantize_checkpoint(
         )
         write_text(folder / PAGE, page(request.model, figures))
     return figures
+
+
+def _device(
+    model: Any, request: Request, options: LoadOptions, window: int, tell: Callable[[str], None]
+) -> torch.device | None:
+    """Where layers are placed one at a time; None once the whole model is where it is computed."""
+    hardware = replace(probe(), device=options.device)
+    streamed, decision = choose_streaming(
+        hardware,
+        asked=request.stream,
+        weights_bytes=sum(tensor.nbytes for tensor in tensors_of(model)),
+        working_bytes=working_bytes(model, decoder_layers(model), window),
+        free_bytes=free_bytes(hardware),
+    )
+    tell(f"{decision.part}: {decision.choice} ({decision.why})")
+    if streamed:
+        return torch.device(options.device)
+    model.to(options.device)
+    return None
 
 
 def _check(request: Request) -> None:

@@ -6,35 +6,38 @@ KL = mean over positions of  sum over tokens of p (log p - log q)        p: befo
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 import torch
 
 from hasten.errors import ModelError
+from hasten.quant.placing import lent
+from hasten.quant.stages import Stages
+
+AsIf = Callable[[torch.Tensor], torch.Tensor]
+"""From a projection's weight ``[N, K]`` to the values that are measured in its place."""
 
 
 class Reference:
     """The distributions of a model on some windows, kept in a temporary file: they are large.
 
     Args:
-        model: as it is now.
+        stages: the model as it is now.
         windows: int64 ``[T]`` each.
 
     Raises:
         ModelError: predictions that are not finite.
     """
 
-    def __init__(self, model: Any, windows: Sequence[torch.Tensor]) -> None:
-        self.windows = windows
+    def __init__(self, stages: Stages, windows: Sequence[torch.Tensor]) -> None:
+        self.windows, self._stages = windows, stages
         self._folder = tempfile.TemporaryDirectory(prefix="hasten-quantize-")
-        for number, window in enumerate(windows):
-            now = logprobs(model, window)
+        for number, now in enumerate(logprobs(stages, windows)):
             if not now.isfinite().all():
                 raise ModelError(
-                    f"model_type '{model.config.model_type}'",
+                    f"model_type '{stages.model.config.model_type}'",
                     "its predictions are not finite",
                     "What quantization costs is measured by them.",
                     "Check its weights, or load it in another dtype.",
@@ -49,19 +52,33 @@ class Reference:
     ) -> None:
         self._folder.cleanup()
 
-    def divergence(self, model: Any) -> float:
-        """Nats per token between the model before and now."""
+    def divergence(self, as_if: AsIf | None = None) -> float:
+        """Nats per token between the model before and now, or as it would be with other weights."""
         total = 0.0
-        for number, window in enumerate(self.windows):
-            before = torch.load(self._file(number), weights_only=True, map_location=model.device)
-            total += float((before.exp() * (before - logprobs(model, window))).sum())
+        for number, now in enumerate(logprobs(self._stages, self.windows, as_if)):
+            before = torch.load(self._file(number), weights_only=True, map_location=now.device)
+            total += float((before.exp() * (before - now)).sum())
         return total / sum(len(window) for window in self.windows)
 
     def _file(self, number: int) -> Path:
         return Path(self._folder.name) / f"{number}.pt"
 
 
-def logprobs(model: Any, window: torch.Tensor) -> torch.Tensor:
-    """Log-probabilities of the next token at every position, float32 ``[T, V]``."""
-    with torch.no_grad():
-        return model(input_ids=window[None].to(model.device), use_cache=False).logits[0].float().log_softmax(-1)
+@torch.no_grad()
+def logprobs(stages: Stages, windows: Sequence[torch.Tensor], as_if: AsIf | None = None) -> Iterator[torch.Tensor]:
+    """Log-probabilities of the next token at every position of each window, float32 ``[T, V]`` on the device.
+
+    Args:
+        stages: the model.
+        windows: int64 ``[T]`` each.
+        as_if: what projections hold meanwhile; their own weights without.
+    """
+    texts = stages.opened(windows)
+    for number in range(len(stages.layers)):
+        with stages.layer(number) as layer:
+            weights = [module.weight for module in layer.linears().values()] if as_if else []
+            with lent({weight: as_if(weight) for weight in weights} if as_if else {}):
+                texts = stages.through(number, texts)
+    with stages.closing() as logits:
+        for text in texts:
+            yield logits(text.hidden).float().log_softmax(-1)

@@ -14,7 +14,6 @@ all others attend to weighs as much as hundreds of them. All are chosen on calib
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -26,11 +25,13 @@ from hasten.quant.calibration import Windows
 from hasten.quant.choose import Upgrade, affordable
 from hasten.quant.compensate import compensated, damped
 from hasten.quant.divergence import Reference
-from hasten.quant.layers import Layer, decoder_layers
+from hasten.quant.layers import Layer
+from hasten.quant.moments import Moments
 from hasten.quant.nf4 import Nf4
 from hasten.quant.refit import refitted
 from hasten.quant.scales import fitted
 from hasten.quant.sensitivity import Prices, price
+from hasten.quant.stages import Stages
 from hasten.quant.walk import walk
 
 Tell = Callable[[str], None]
@@ -105,6 +106,8 @@ class Quantized:
     """The same of plain NF4."""
     calibration_tokens: int
     heldout_tokens: int
+    streamed: bool
+    """Whether one layer at a time was on the device."""
 
     @property
     def ratio(self) -> float:
@@ -117,7 +120,11 @@ class Quantized:
 
 
 def quantize(
-    model: Any, windows: Windows, settings: QuantizeSettings, tell: Tell = lambda text: None
+    model: Any,
+    windows: Windows,
+    settings: QuantizeSettings,
+    tell: Tell = lambda text: None,
+    device: torch.device | None = None,
 ) -> tuple[dict[str, Nf4], Quantized]:
     """Choose codes, scales and bits for a model.
 
@@ -126,49 +133,40 @@ def quantize(
         windows: text to choose by and to measure on.
         settings: the budget.
         tell: told what is being done.
+        device: where one layer at a time is copied to and computed, the model staying where it is; None: all of the
+            model is where it is computed.
 
     Returns:
-        The 4-bit weights by the names of their projections, and the figures.
+        The 4-bit weights, in host memory, by the names of their projections, and the figures.
 
     Raises:
         ModelError: the weights are quantized already, or predictions are not finite.
         CapabilityError: the model has no layers to go through, or the text does not reach all projections.
     """
-    layers = decoder_layers(model)
-    names = [name for layer in layers for name in layer.projections]
-    originals = {name: _weight(model, name).detach().clone() for name in names}
-    dtype = storage_dtype(model)
+    stages = Stages(model, device)
+    names = [name for layer in stages.layers for name in layer.projections]
 
     tell("measuring the original model")
-    with _frozen(model), Reference(model, windows.heldout) as before:
+    with Reference(stages, windows.heldout) as before:
         plain_divergence = None
         if windows.heldout:
             tell("measuring plain NF4")
-            _set(model, {name: nf4.plain(weight).values() for name, weight in originals.items()})
-            plain_divergence = before.divergence(model)
-            _set(model, originals)
+            plain_divergence = before.divergence(lambda weight: nf4.plain(weight).values())
 
-        tell("weighing positions")
-        weights = price(model, windows.calibration, {name: [] for name in names}).weights
-        tell("choosing codes for every projection")
-        first: dict[str, Nf4] = {}
-        walk(model, layers, windows.calibration, _rounding(model, first, settings, {}, keep=True), weights)
-        tell("pricing their errors")
-        errors = {
-            name: [(first[name].values() - weight.float()).to(weight.dtype)] for name, weight in originals.items()
-        }
-        prices = price(model, windows.calibration, errors)
-        del errors, first
-        better = _better(originals, prices, settings)
+        tell("weighing positions, and pricing the errors of every projection")
+        prices = price(stages, windows.calibration, _errors_of(model, settings))
+        better = _better(model, names, prices, settings)
 
         wide = [name for name, upgrade in better.items() if upgrade.bits != 4]
         tell(f"quantizing; {len(wide)} of {len(names)} projections keep {settings.upgrade_bits} bit")
-        _set(model, {name: upgraded(originals[name], settings.upgrade_bits, dtype) for name in wide})
+        for name in wide:
+            weight = _weight(model, name).data
+            weight.copy_(upgraded(weight, settings.upgrade_bits, storage_dtype(model)))
         codes: dict[str, Nf4] = {}
-        walk(model, layers, windows.calibration, _rounding(model, codes, settings, better), weights)
+        walk(stages, windows.calibration, _rounding(model, codes, settings, better), prices.weights)
         tell("measuring")
-        divergence = before.divergence(model) if windows.heldout else None
-    told = tuple(_projections(model, layers, prices, better))
+        divergence = before.divergence() if windows.heldout else None
+    told = tuple(_projections(model, stages.layers, prices, better))
     counted = [projection for projection in told if not projection.note]
     return codes, Quantized(
         told,
@@ -179,6 +177,7 @@ def quantize(
         plain_divergence,
         sum(map(len, windows.calibration)),
         sum(map(len, windows.heldout)),
+        stages.streamed,
     )
 
 
@@ -201,51 +200,53 @@ def upgraded_bytes(shape: tuple[int, int], bits: int) -> int:
     return 2 * outputs * inputs if bits == 16 else outputs * inputs + 4 * outputs
 
 
-@contextmanager
-def _frozen(model: Any) -> Iterator[None]:
-    """The backward is for the projections' outputs alone."""
-    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    for parameter in trainable:
-        parameter.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for parameter in trainable:
-            parameter.requires_grad_(True)
+def _errors_of(model: Any, settings: QuantizeSettings) -> Callable[[Layer, Moments], dict[str, list[torch.Tensor]]]:
+    """What 4 bits in blocks of 64 leave of each projection of a layer."""
+
+    def errors_of(layer: Layer, moments: Moments) -> dict[str, list[torch.Tensor]]:
+        errors: dict[str, list[torch.Tensor]] = {}
+        for name in layer.projections:
+            weight = _weight(model, name)
+            values = _chosen(weight, moments.pop(name), nf4.BLOCK, settings).values()
+            errors[name] = [(values - weight.float()).to(weight.dtype)]
+        return errors
+
+    return errors_of
 
 
 def _rounding(
-    model: Any,
-    into: dict[str, Nf4],
-    settings: QuantizeSettings,
-    better: Mapping[str, Upgrade],
-    keep: bool = False,
-) -> Callable[[Layer, dict[str, torch.Tensor]], None]:
-    """How a layer is changed: codes for what gets 4 bit; the model itself stays as it is with `keep`."""
+    model: Any, into: dict[str, Nf4], settings: QuantizeSettings, better: Mapping[str, Upgrade]
+) -> Callable[[Layer, Moments], None]:
+    """How a layer is changed: to the values that the codes stand for, where it gets 4 bit."""
 
-    def change(layer: Layer, moments: dict[str, torch.Tensor]) -> None:
+    def change(layer: Layer, moments: Moments) -> None:
         for name in layer.projections:
-            upgrade = better.get(name, _PLAIN)
-            if upgrade.bits != 4:
-                continue
-            weight = _weight(model, name)
-            moment_KK = damped(moments[name], settings.damping)
-            scales = fitted(weight, moments[name].diagonal(), upgrade.block)
-            for _ in range(_ROUNDS):
-                into[name] = refitted(weight, moment_KK, compensated(weight, moment_KK, scales))
-                scales = into[name].scales
-            if not keep:
-                _set(model, {name: into[name].values()})
+            upgrade, moment_KK = better.get(name, _PLAIN), moments.pop(name)
+            if upgrade.bits == 4:
+                weight = _weight(model, name)
+                chosen = _chosen(weight, moment_KK, upgrade.block, settings)
+                weight.data.copy_(chosen.values())
+                into[name] = chosen.to("cpu")
 
     return change
 
 
-def _better(originals: dict[str, torch.Tensor], prices: Prices, settings: QuantizeSettings) -> dict[str, Upgrade]:
+def _chosen(weight_NK: torch.Tensor, moment_KK: torch.Tensor, block: int, settings: QuantizeSettings) -> Nf4:
+    """Codes and scales for one weight and what it reads."""
+    damped_KK = damped(moment_KK, settings.damping)
+    scales = fitted(weight_NK, moment_KK.diagonal(), block)
+    for _ in range(_ROUNDS - 1):
+        scales = refitted(weight_NK, damped_KK, compensated(weight_NK, damped_KK, scales)).scales
+    return refitted(weight_NK, damped_KK, compensated(weight_NK, damped_KK, scales))
+
+
+def _better(model: Any, names: list[str], prices: Prices, settings: QuantizeSettings) -> dict[str, Upgrade]:
     """What projections get instead of NF4 with blocks of 64, where they get more."""
     upgrades: dict[str, list[Upgrade]] = {}
     plain_bytes = 0
-    for name, weight in originals.items():
-        shape, nats = (weight.shape[0], weight.shape[1]), prices.nats[name][0]
+    for name in names:
+        outputs, inputs = _weight(model, name).shape
+        shape, nats = (outputs, inputs), prices.nats[name][0]
         bytes_now = nf4.stored_bytes(shape)
         plain_bytes += bytes_now
         smaller = nf4.stored_bytes(shape, nf4.SMALL_BLOCK) - bytes_now
@@ -278,8 +279,3 @@ def _projections(
 
 def _weight(model: Any, name: str) -> torch.Tensor:
     return model.get_submodule(name).weight
-
-
-def _set(model: Any, values: dict[str, torch.Tensor]) -> None:
-    for name, value in values.items():
-        _weight(model, name).data.copy_(value)

@@ -7,7 +7,7 @@ Head and embedding stay as they are: they are few in a large model, and read in 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from torch import nn
 
@@ -27,6 +27,11 @@ class Layer:
     """Full names of what is quantized, in the order of the forward as far as modules are declared in it."""
     uneven: tuple[str, ...]
     """Full names of linear modules whose rows do not divide into blocks."""
+
+    def linears(self) -> dict[str, nn.Linear]:
+        """The projections' modules by their full names."""
+        found = {name: self.module.get_submodule(name.removeprefix(f"{self.name}.")) for name in self.projections}
+        return cast(dict[str, nn.Linear], found)
 
 
 def decoder_layers(model: Any) -> list[Layer]:

@@ -44,7 +44,8 @@ def to_bitsandbytes(model: Any, weights: Mapping[str, Nf4], dtype: torch.dtype) 
     from transformers.quantizers.auto import AutoHfQuantizer
 
     for name, weight in weights.items():
-        model.set_submodule(name, _linear(model.get_submodule(name), weight, dtype))
+        plain = model.get_submodule(name)
+        model.set_submodule(name, _linear(plain, weight.to(plain.weight.device), dtype))
     keep_trainable(model)
     for parameter in model.parameters():
         if parameter.is_floating_point():

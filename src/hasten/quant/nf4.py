@@ -13,6 +13,7 @@ Shapes: N outputs, K inputs, B blocks in a row.
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import dataclass
 from functools import cache
 from math import ceil
@@ -51,6 +52,12 @@ class Scales:
 
         return (dequantize_blockwise(self.codes, self.state) + self.offset).view(self.shape)
 
+    def to(self, device: torch.device | str) -> Scales:
+        """The same on another device."""
+        state = copy(self.state)
+        state.to(device)
+        return Scales(self.codes.to(device), state, self.offset.to(device), self.shape)
+
 
 @dataclass(frozen=True)
 class Nf4:
@@ -64,6 +71,10 @@ class Nf4:
         """float32 ``[N, K]``: what a reader gets."""
         values = levels(self.codes_NK.device)[self.codes_NK.long()].view(*self.scales.shape, self.block)
         return (values * self.scales.values()[:, :, None]).view(self.codes_NK.shape)
+
+    def to(self, device: torch.device | str) -> Nf4:
+        """The same on another device."""
+        return Nf4(self.codes_NK.to(device), self.scales.to(device))
 
     @property
     def block(self) -> int:
