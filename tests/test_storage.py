@@ -11,6 +11,7 @@ def test_one_of_them():
     assert asked_storage(load_in_4bit=True) == "nf4"
     assert asked_storage(load_in_8bit=True) == "int8"
     assert asked_storage(load_in_fp8=True) == "fp8"
+    assert asked_storage(load_in_16bit=True) == "plain"
 
 
 def test_two_are_refused():

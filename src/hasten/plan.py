@@ -187,7 +187,7 @@ def choose_activations(
     policies = choose_policies(layers, tokens, widths, room, offload=discrete)
     counted = {policy: policies.count(policy) for policy in POLICIES if policy in policies}
     choice = ", ".join(policy if len(counted) == 1 else f"{count} x {policy}" for policy, count in counted.items())
-    kept = sum(tokens * kept_bytes(policy, widths) for policy in policies)
+    kept = sum(tokens * kept_bytes(policy, widths, tokens) for policy in policies)
     why = f"{kept / 2**30:.1f} GiB for up to {tokens:,} tokens, {max(room, 0) / 2**30:.1f} GiB at hand"
     return policies, Decision(part="activations", choice=choice, why=why)
 

@@ -8,6 +8,9 @@
 
 All of them give the same numbers: what is made again is made by the same kernels from the same values.
 
+Micro-batches of more than `LONG` positions are computed a whole layer at a time where layers are recomputed
+(`hasten.blocks.whole_layer`): one input is kept instead of two, and the MLP is taken in parts.
+
 Bytes per token that one layer keeps (2-byte values, width D, attention width Q + 2 KV, MLP width I, adapters aside):
 
     keep           2 (2 D + (Q + 2 KV) + Q)  +  2 (2 D + 3 I)
@@ -39,6 +42,12 @@ def mlp_keeps(policy: Policy) -> Keeps:
     return "all" if policy == "keep" else "products" if policy == "elementwise" else "input"
 
 
+LONG = 65536
+"""More positions than this are long."""
+PART = 32768
+"""Positions that the MLP of a long micro-batch takes at once."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Widths:
     """Widths of one decoder layer, in values per token."""
@@ -53,23 +62,29 @@ class Widths:
     """Bytes of one value."""
 
 
-def kept_bytes(policy: Policy, widths: Widths) -> int:
-    """Bytes per token that one layer keeps on the device."""
+def kept_bytes(policy: Policy, widths: Widths, tokens: int = 0) -> int:
+    """Bytes per token that one layer keeps on the device, in micro-batches of so many tokens."""
     hidden, heads = widths.hidden, 2 * widths.query + 2 * widths.key_value
     attention = {"all": 2 * hidden + heads, "products": hidden + heads, "input": hidden}
     feed_forward = {"all": 2 * hidden + 3 * widths.mlp, "products": hidden + 2 * widths.mlp, "input": hidden}
     if policy == "offload":
         return 0
+    if policy == "recompute" and tokens > LONG:
+        return widths.item * hidden
     return widths.item * (attention[attention_keeps(policy)] + feed_forward[mlp_keeps(policy)])
 
 
-def working_bytes(widths: Widths) -> int:
-    """Bytes per token that come and go while one layer's backward runs, whatever is kept.
+def working_bytes(widths: Widths, tokens: int = 1) -> int:
+    """Bytes that come and go while one layer's backward runs, whatever is kept.
 
     The widest moment is the MLP's: gate, up and their product made again, the gradient of the product, and the residual
-    stream's gradient twice.
+    stream's gradient twice. Of a long micro-batch it is attention's: inputs and gradients of both halves, queries, keys
+    and values with their gradients, its output with its gradient, and what its kernel adds up in float32.
     """
-    return widths.item * (4 * widths.mlp + 4 * widths.hidden)
+    if tokens <= LONG:
+        return tokens * widths.item * (4 * widths.mlp + 4 * widths.hidden)
+    attention = 6 * widths.hidden + 2 * (widths.query + 2 * widths.key_value) + 7 * widths.query
+    return widths.item * (tokens * attention + 4 * PART * widths.mlp)
 
 
 def choose_policies(layers: int, tokens: int, widths: Widths, free_bytes: int, *, offload: bool) -> tuple[Policy, ...]:
@@ -85,9 +100,9 @@ def choose_policies(layers: int, tokens: int, widths: Widths, free_bytes: int, *
         free_bytes: device memory for activations.
         offload: whether inputs may wait in host memory, as the last resort.
     """
-    room = free_bytes - tokens * working_bytes(widths)
+    room = free_bytes - working_bytes(widths, tokens)
     allowed: Sequence[Policy] = POLICIES if offload else POLICIES[:-1]
-    per_layer = [tokens * kept_bytes(policy, widths) for policy in allowed]
+    per_layer = [tokens * kept_bytes(policy, widths, tokens) for policy in allowed]
     for step in range(len(allowed) - 1):
         dear, cheap = per_layer[step], per_layer[step + 1]
         if layers * dear <= room:

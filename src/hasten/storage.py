@@ -16,18 +16,21 @@ Storage = Literal["plain", "nf4", "int8", "fp8"]
 SAID: dict[Storage, str] = {
     "nf4": "4-bit storage was asked for",
     "int8": "8-bit storage was asked for; whole numbers, one scale per output",
-    "fp8": "8-bit storage was asked for; floats, one scale per output",
+    "fp8": "8-bit storage was asked for; floats",
 }
 """Why a run's header says so."""
 
 
-def asked_storage(*, load_in_4bit: bool = False, load_in_8bit: bool = False, load_in_fp8: bool = False) -> Storage:
+def asked_storage(
+    *, load_in_4bit: bool = False, load_in_8bit: bool = False, load_in_fp8: bool = False, load_in_16bit: bool = False
+) -> Storage:
     """The one that was asked for.
 
     Raises:
         ConfigError: more than one was.
     """
     asked = {"load_in_4bit": load_in_4bit, "load_in_8bit": load_in_8bit, "load_in_fp8": load_in_fp8}
+    asked["load_in_16bit"] = load_in_16bit
     named = [name for name, given in asked.items() if given]
     if len(named) > 1:
         raise ConfigError(named[0], f"True, as is {named[1]}", "Weights are kept in one way.", "Set one of them.")

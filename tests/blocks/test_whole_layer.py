@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from hasten.blocks import whole_layer
+from hasten.blocks import layer, whole_layer
 from hasten.blocks.apply import apply, set_policies
 from hasten.blocks.offload import Offload
 from support import tiny
@@ -44,7 +44,7 @@ def results(model):
 
 @pytest.fixture
 def long(monkeypatch):
-    monkeypatch.setattr(whole_layer, "LONG", 16)
+    monkeypatch.setattr(layer, "LONG", 16)
     monkeypatch.setattr(whole_layer, "PART", 5)
 
 
@@ -62,7 +62,7 @@ def both(make, policy, full=False):
 def test_the_same_numbers(monkeypatch, policy, make, full):
     model, plain = both(make, policy, full)
     wanted = results(plain)
-    monkeypatch.setattr(whole_layer, "LONG", 16)
+    monkeypatch.setattr(layer, "LONG", 16)
     monkeypatch.setattr(whole_layer, "PART", 5)
     parts = []
     forward = whole_layer.MlpHalf.forward

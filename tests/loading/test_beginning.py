@@ -52,6 +52,8 @@ def test_saved_and_loaded_with_the_adapter(tmp_path, safe):
     PeftModel.save_pretrained(model, str(tmp_path / "without"))
     other.load_adapter(str(tmp_path / "without"), "default", is_trainable=True)
     assert beginning_of(other) is None
+    with pytest.raises(ModelError, match="org/name: no folder on this computer.*download it first"):
+        other.load_adapter("org/name", "default")
 
 
 def test_a_second_adapter_has_nothing_to_do_with_it(tmp_path):

@@ -77,16 +77,19 @@ def original():
 
 
 @pytest.mark.parametrize("kind", list(LAYOUTS))
-def test_codes_and_scales_are_kept_as_they_are(tmp_path, original, kind):
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_codes_and_scales_are_kept_as_they_are(tmp_path, original, kind, dtype):
     worth = publish(tmp_path / "published", original, kind)
     stored = load_file(tmp_path / "published" / "model.safetensors")
-    loaded = load(str(tmp_path / "published"), LoadOptions())
+    loaded = load(str(tmp_path / "published"), LoadOptions(dtype=dtype))
     layers = {f"{name}.weight": part for name, part in loaded.model.named_modules() if isinstance(part, Fp8Linear)}
     assert set(layers) == set(worth) and type(loaded.model.lm_head) is nn.Linear
     for name, layer in layers.items():
         assert torch.equal(layer.weight, stored[name].view(torch.uint8))
         assert torch.equal(layer.dequantized(torch.float32), worth[name])
     assert "frozen weights stay as they are published: 8-bit floats" in " ".join(loaded.notes)
+    if dtype != "float32":
+        return
     plain = tiny.llama(hidden_size=128, intermediate_size=160)
     plain.load_state_dict(original.state_dict() | worth)
     torch.testing.assert_close(loaded.model(IDS).logits, plain(IDS).logits)
@@ -100,16 +103,19 @@ def test_the_same_where_8_bits_are_asked_for(tmp_path, original, kind):
 
 
 @pytest.mark.parametrize("kind", list(LAYOUTS))
-def test_widened_they_are_plain_layers(tmp_path, original, kind):
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_widened_they_are_plain_layers(tmp_path, original, kind, dtype):
     worth = publish(tmp_path / "published", original, kind)
-    loaded = load(str(tmp_path / "published"), LoadOptions(widen=True))
-    assert "are read into float32" in " ".join(loaded.notes)
+    loaded = load(str(tmp_path / "published"), LoadOptions(widen=True, dtype=dtype))
+    assert f"are read into {dtype}" in " ".join(loaded.notes)
     for name, value in worth.items():
         layer = loaded.model.get_submodule(name.removesuffix(".weight"))
-        assert type(layer) is nn.Linear and torch.equal(layer.weight, value) and layer.weight.requires_grad
+        assert type(layer) is nn.Linear and layer.weight.requires_grad
+        assert torch.equal(layer.weight, value.to(getattr(torch, dtype)))
     assert not getattr(loaded.model.config, "quantization_config", None) and not loaded.model.is_quantized
     tiny.save_model(tmp_path / "plain", loaded.model)
-    assert torch.equal(load(str(tmp_path / "plain"), LoadOptions()).model(IDS).logits, loaded.model(IDS).logits)
+    again = load(str(tmp_path / "plain"), LoadOptions(dtype=dtype)).model
+    assert torch.equal(again(IDS).logits, loaded.model(IDS).logits)
 
 
 def test_adapters_learn_in_fast_layers_and_are_merged(tmp_path, original):
@@ -166,6 +172,7 @@ def test_they_are_not_quantized_again(tmp_path, original, storage):
         compressed(strategy="group"),
         compressed() | {"config_groups": {}},
         compressed(symmetric=False),
+        compressed() | {"sparsity_config": {"format": "sparse-24-bitmask"}},
     ],
 )
 def test_other_layouts_of_compressed_tensors(own):
@@ -189,11 +196,53 @@ def test_scales_that_are_missing_or_belong_to_nothing(tmp_path, original):
     save_file(tensors, folder / "model.safetensors", {"format": "pt"})
     with pytest.raises(ModelError, match=r"'model.layers.1.mlp.up_proj' has no scales.*original 16-bit"):
         load(str(folder), LoadOptions())
+    scale, key = "model.layers.1.mlp.up_proj.weight_scale", "model.layers.1.mlp.up_proj.weight"
+    weight = tensors.pop(key)
+    tensors[scale] = torch.ones(160, 1)
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ModelError, match=r"up_proj.weight: the checkpoint has none.*160 x 128 in 8 bits"):
+        load(str(folder), LoadOptions())
+    save_file(tensors | {key: weight[:100].clone()}, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ModelError, match=r"up_proj.weight: 100 x 128 codes. This layer has 160 x 128"):
+        load(str(folder), LoadOptions())
+    save_file(tensors | {key: weight, scale: torch.ones(7, 1)}, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ModelError, match=r"layers.1.mlp.up_proj: its scales are 7 x 1. A weight of 160 x 128 has one"):
+        load(str(folder), LoadOptions())
     publish(
         tmp_path / "more", original, "channel", compressed() | {"ignore": ["lm_head", "model.layers.0.mlp.up_proj"]}
     )
     with pytest.raises(ModelError, match=r"'model.layers.0.mlp.up_proj' has scales, but is no linear layer"):
         load(str(tmp_path / "more"), LoadOptions())
+
+
+def test_keywords_that_are_fields_of_the_configuration(tmp_path, original):
+    publish(tmp_path / "published", original, "fp8")
+    hf = {"rms_norm_eps": 1e-3, "attn_implementation": "eager"}
+    config = load(str(tmp_path / "published"), LoadOptions(hf=hf)).model.config
+    assert config.rms_norm_eps == 1e-3 and config._attn_implementation == "eager"
+
+
+@pytest.mark.parametrize(
+    ("changes", "peft"),
+    [
+        ({}, {"use_dora": True}),
+        ({}, {"init_lora_weights": "orthogonal"}),
+        ({"modules_to_save": ["down_proj"], "targets": ["q_proj"]}, {}),
+        ({"targets": ["q_proj"]}, {"target_parameters": ["mlp.up_proj.weight"]}),
+    ],
+)
+def test_what_works_on_weights_is_refused_on_codes(tmp_path, original, changes, peft):
+    from hasten.errors import ConfigError
+    from hasten.lora.attach import attach
+    from hasten.lora.settings import LoraSettings
+
+    publish(tmp_path / "published", original, "channel")
+    for storage, folder in (("plain", tmp_path / "published"), ("fp8", tiny.save_model(tmp_path / "plain", original))):
+        model = load(str(folder), LoadOptions(storage=storage)).model
+        with pytest.raises(ConfigError, match="which is kept in 8-bit floats.*load_in_16bit"):
+            attach(model, LoraSettings(r=4, **changes), **peft)
+    widened = load(str(tmp_path / "published"), LoadOptions(widen=True)).model
+    assert attach(widened, LoraSettings(r=4, **changes), **peft).model is not None
 
 
 def experts():

@@ -23,7 +23,6 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from hasten.blocks import whole_layer
 from hasten.blocks.attention import View
 from hasten.blocks.attention_half import AttentionCall, AttentionHalf
 from hasten.blocks.mlp_half import MlpCall, MlpHalf
@@ -32,7 +31,7 @@ from hasten.blocks.operand import Operand
 from hasten.blocks.packed_attention import NAME as PACKED
 from hasten.blocks.projections import ProjectionGroup
 from hasten.blocks.whole_layer import LayerCall, WholeLayer
-from hasten.policies import Keeps, Policy, attention_keeps, mlp_keeps
+from hasten.policies import LONG, Keeps, Policy, attention_keeps, mlp_keeps
 
 CACHES = ("cache", "past_key_values")
 """What transformers calls the key/value cache: 5.2x and later, before."""
@@ -176,7 +175,7 @@ def run_layer(layer: Any, fast: Fast, hidden_BTD: torch.Tensor, mask: Any, kwarg
         hidden = hidden_BTD.reshape(-1, width)
         attention = AttentionCall(read(fast.attention.qkv), read(fast.attention.out), cos, sin, view, batch=batch)
         mlp = MlpCall(read(fast.mlp.gate_up), read(fast.mlp.down))
-        if len(hidden) > whole_layer.LONG and (policy in ("recompute", "offload") or not learning):
+        if len(hidden) > LONG and (policy in ("recompute", "offload") or not learning):
             both = WholeLayer(fast.attention, fast.mlp)
             hidden = _half(both, LayerCall(attention, mlp), "input", fast, hidden)
         else:

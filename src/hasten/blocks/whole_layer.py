@@ -19,12 +19,7 @@ import torch
 from hasten.blocks.attention import View
 from hasten.blocks.attention_half import AttentionCall, AttentionHalf, AttentionSaved
 from hasten.blocks.mlp_half import MlpCall, MlpHalf
-from hasten.policies import Keeps
-
-LONG = 65536
-"""More positions than this make it worth it."""
-PART = 32768
-"""Positions that the MLP takes at once."""
+from hasten.policies import PART, Keeps
 
 
 @dataclass

@@ -135,9 +135,17 @@ def _save(
 
 def _load(model: Any, model_id: Any, adapter_name: str, *args: Any, **kwargs: Any) -> Any:
     """peft's `load_adapter`; an adapter that takes the place of the one there has its own beginning, or none."""
+    folder = Path(model_id) / (kwargs.get("subfolder") or "")
+    if adapter_name == ADAPTER and not folder.is_dir():
+        raise ModelError(
+            str(model_id),
+            "no folder on this computer",
+            "What an adapter on 4-bit weights began with is read beside it.",
+            "Load it with from_pretrained, or download it first.",
+        )
     loaded = type(model).load_adapter(model, model_id, adapter_name, *args, **kwargs)
     if adapter_name == ADAPTER:
-        file = Path(model_id) / FILE
+        file = folder / FILE
         weights = [file.with_name(f"adapter_model.{kind}") for kind in ("safetensors", "bin")]
         there = next((path for path in weights if path.is_file()), weights[0])
         vars(model)[_NAME] = read_beginning(file, there) if file.is_file() else None

@@ -157,6 +157,7 @@ def _load_base(source: Source, options: LoadOptions) -> Loaded:
         arguments.setdefault("device_map", {"": options.device})
     kept = _published(source, options, where)
     if kept is not None:
+        arguments = {name: value for name, value in arguments.items() if name not in kept.in_config}
         arguments |= {**kept.arguments, "output_loading_info": True}
     elif options.storage != "plain" and "quantization_config" not in arguments:
         arguments["quantization_config"] = _stored_as(options.storage, arguments["dtype"])
@@ -249,10 +250,12 @@ def _published(source: Source, options: LoadOptions, where: str) -> PublishedFp8
     """
     from transformers import AutoConfig
 
-    if "quantization_config" in options.hf or source.kind == "gguf":
+    if {"quantization_config", "config"} & set(options.hf) or source.kind == "gguf":
         return None
     with _translated(source), _native(where, source) as place:
-        config = AutoConfig.from_pretrained(place, **_common(source, options))
+        # As transformers does where it reads the configuration itself: keywords that are fields of it go there.
+        given = {**_common(source, options), **options.hf}
+        config, rest = AutoConfig.from_pretrained(place, **given, return_unused_kwargs=True)
     own = getattr(config, "quantization_config", None)
     if not isinstance(own, dict) or own.get("quant_method") not in FP8_METHODS:
         return None
@@ -263,7 +266,8 @@ def _published(source: Source, options: LoadOptions, where: str) -> PublishedFp8
             "Rounding twice loses twice: other storages are made from 16-bit weights.",
             "Leave load_in_4bit and load_in_8bit False, or name the original model.",
         )
-    return PublishedFp8.of(source.name, config, options.dtype, widen=options.widen)
+    in_config = frozenset(options.hf) - set(rest)
+    return PublishedFp8.of(source.name, config, options.dtype, widen=options.widen, in_config=in_config)
 
 
 def _stored_as(storage: Storage, dtype: Any) -> Any:

@@ -78,15 +78,18 @@ def _compressed(name: str, config: dict[str, Any]) -> Published:
     groups = list((config.get("config_groups") or {}).values())
     weights = groups[0].get("weights") or {} if len(groups) == 1 else {}
     strategy = weights.get("strategy")
+    others = [key for key in ("sparsity_config", "transform_config") if config.get(key)]
     if (
         len(groups) != 1
         or groups[0].get("targets") != ["Linear"]
         or (weights.get("num_bits"), weights.get("type"), weights.get("symmetric", True)) != (8, "float", True)
         or strategy not in ("channel", "tensor", "block")
+        or others
     ):
         kept = (
             f"{weights.get('num_bits')}-bit {weights.get('type')}, {strategy}" if weights else f"{len(groups)} groups"
         )
+        kept = ", ".join((kept, *others))
         raise ModelError(
             name,
             f"its weights are kept by compressed-tensors ({kept})",
@@ -113,9 +116,13 @@ class PublishedFp8:
     """Whether plain weights come out."""
     by_transformers: bool
     """Whether it is transformers that widens them: experts, which are no linear layers."""
+    in_config: frozenset[str] = frozenset()
+    """Keywords that are in the configuration already."""
 
     @classmethod
-    def of(cls, name: str, config: Any, dtype: str, *, widen: bool) -> PublishedFp8:
+    def of(
+        cls, name: str, config: Any, dtype: str, *, widen: bool, in_config: frozenset[str] = frozenset()
+    ) -> PublishedFp8:
         """Decide.
 
         Args:
@@ -123,6 +130,7 @@ class PublishedFp8:
             config: its configuration, with a ``quantization_config`` of one of `FP8_METHODS`.
             dtype: a name in torch.
             widen: whether plain weights are wanted.
+            in_config: keywords that became part of `config`.
 
         Raises:
             ModelError: a layout that is not read here.
@@ -135,7 +143,7 @@ class PublishedFp8:
             plain = copy.deepcopy(config)
             del plain.quantization_config
             arguments = {"config": plain, "quantization_config": published_config(layout, dtype)}
-            return cls(name, layout, arguments, dtype, widen, by_transformers=False)
+            return cls(name, layout, arguments, dtype, widen, by_transformers=False, in_config=in_config)
         if own["quant_method"] != "fp8":
             raise ModelError(
                 name,

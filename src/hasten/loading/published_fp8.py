@@ -54,6 +54,8 @@ class PublishedQuantizer(HfQuantizer):
                 made.register_buffer(layout.scale, made.weight_scale)
                 del made.weight_scale
             model.set_submodule(name, made)
+        exact = {*(getattr(model, "_keep_in_fp32_modules_strict", None) or ()), layout.scale}
+        model._keep_in_fp32_modules_strict = exact  # or transformers casts scales to the model's type while it reads
 
     def param_needs_quantization(self, model: Any, param_name: str, **kwargs: Any) -> bool:
         """Whether this is the weight of one of our layers, or its scales: both come in other shapes or types."""
@@ -71,6 +73,15 @@ class PublishedQuantizer(HfQuantizer):
         for name, module in model.named_modules():
             if not isinstance(module, Fp8Linear):
                 continue
+            shape = (module.out_features, module.in_features)
+            if module.weight.dtype != torch.uint8 or tuple(module.weight.shape) != shape:
+                kept = " x ".join(map(str, module.weight.shape))
+                raise ModelError(
+                    f"{name}.weight",
+                    f"{kept} codes" if module.weight.dtype == torch.uint8 else "the checkpoint has none",
+                    f"This layer has {shape[0]} x {shape[1]} in 8 bits.",
+                    "Check the checkpoint's files, or name the original 16-bit model.",
+                )
             scale = getattr(module, layout.scale)
             if layout.scale != "weight_scale":
                 delattr(module, layout.scale)

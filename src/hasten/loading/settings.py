@@ -17,6 +17,7 @@ class ModelSettings:
     load_in_4bit: bool = option(False, "keep frozen weights as 4-bit NF4 (QLoRA); needs bitsandbytes")
     load_in_8bit: bool = option(False, "keep them as 8-bit whole numbers, one scale per output; needs bitsandbytes")
     load_in_fp8: bool = option(False, "keep them as 8-bit floats, one scale per output")
+    load_in_16bit: bool = option(False, "read weights that are published in 8-bit floats into 16 bits")
     compute: Literal["bf16", "fp8"] = option(
         "bf16", "products of frozen weights: in the activations' type, or in 8-bit floats (faster where the card can)"
     )

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from hasten.errors import ConfigError
 from hasten.families.base import family_of
+from hasten.kernels.row_scaled.rows import row_scaled_of
 from hasten.loading.beginning import FILE
 from hasten.loading.source import begins_inside
 from hasten.lora.initial import remember, require_plain_base
@@ -62,6 +64,7 @@ def attach(model: Any, settings: LoraSettings, **peft: Any) -> Attached:
     require_modules(model, settings.modules_to_save)
     if settings.init != "default":
         peft["init_lora_weights"] = settings.init
+    _refuse_on_codes(model, targets, settings, peft)
     inside = begins_inside(peft.get("init_lora_weights"))
     if inside:
         require_plain_base(model, peft["init_lora_weights"], targets, dora=peft.get("use_dora", False))
@@ -91,6 +94,44 @@ def attach(model: Any, settings: LoraSettings, **peft: Any) -> Attached:
         begin(adapted, originals)
         notes = [*notes, BEGUN]
     return Attached(adapted, targets, notes)
+
+
+def _refuse_on_codes(model: Any, targets: list[str], settings: LoraSettings, peft: Mapping[str, Any]) -> None:
+    """Refuse what peft would do with the codes of 8-bit floats, which it takes for a layer's weight.
+
+    Raises:
+        ConfigError: DoRA, a beginning that looks at weights, modules trained in full, or adapted parameters.
+    """
+    codes = [
+        name
+        for name, module in model.named_modules()
+        if (stored := row_scaled_of(module)) is not None and stored.floats
+    ]
+
+    def first(wanted: Sequence[str]) -> str | None:
+        found = (name for name in codes for each in wanted if name == each or name.endswith(f".{each}"))
+        return next(found, None)
+
+    asked: dict[str, tuple[Any, str | None]] = {
+        "use_dora": (peft.get("use_dora"), first(targets)),
+        "init_lora_weights": (peft.get("init_lora_weights"), first(targets)),
+        "modules_to_save": (settings.modules_to_save, first(settings.modules_to_save)),
+        "target_parameters": (
+            peft.get("target_parameters"),
+            first([name.rpartition(".")[0] for name in peft.get("target_parameters") or ()]),
+        ),
+    }
+    for option, (value, name) in asked.items():
+        if not value or name is None:
+            continue
+        if option == "init_lora_weights" and (value in (True, "gaussian", LOFTQ) or begins_inside(value)):
+            continue  # nothing of the weight is looked at, or it is refused elsewhere
+        raise ConfigError(
+            option,
+            f"{value!r} with '{name}', which is kept in 8-bit floats",
+            "It works on a layer's weight, of which there are only codes.",
+            "Load the model in 16 bits (load_in_16bit), or leave it out.",
+        )
 
 
 def trainable_parameters(model: Any) -> tuple[int, int]:

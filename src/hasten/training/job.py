@@ -206,6 +206,7 @@ def prepare_job(config: RunConfig, console: Console, rows: Any = None, resumed: 
             load_in_4bit=settings.load_in_4bit,
             load_in_8bit=settings.load_in_8bit,
             load_in_fp8=settings.load_in_fp8,
+            load_in_16bit=settings.load_in_16bit,
         ),
         compute=settings.compute,
         packing=config.training.packing,

@@ -30,6 +30,7 @@ def options_of(settings: ModelSettings) -> LoadOptions:
         revision=settings.revision,
         trust_remote_code=settings.trust_remote_code,
         use_safetensors=settings.use_safetensors,
+        widen=settings.load_in_16bit,
     )
 
 
