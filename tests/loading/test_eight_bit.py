@@ -87,6 +87,12 @@ def test_a_weight_that_is_missing(tiny_model_folder, tmp_path):
     save_file(tensors, file, {"format": "pt"})
     with pytest.raises(ModelError, match="layers.1.mlp.up_proj.weight: the checkpoint has none"):
         fp8(folder)
+    tensors["model.layers.1.mlp.up_proj.weight"] = torch.ones(5, 64)
+    save_file(tensors, file, {"format": "pt"})
+    with pytest.raises(
+        ModelError, match="layers.1.mlp.up_proj.weight: 5 x 64 codes. This layer has 128 x 64 in 8 bits"
+    ):
+        fp8(folder)
 
 
 def test_a_model_that_is_quantized_already(tmp_path, tiny_model_folder):

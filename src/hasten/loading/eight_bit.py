@@ -120,10 +120,52 @@ class Fp8Config(QuantizationConfigMixin):
         self.compute_dtype = compute_dtype
 
 
-class Fp8Quantizer(HfQuantizer):
-    """Linear layers become `Fp8Linear` before weights are read, and each weight is quantized when it is."""
+class Fp8Layers(HfQuantizer):
+    """What the quantizers that fill `Fp8Linear` have in common."""
 
     requires_calibration = False
+
+    @property
+    def converted(self) -> tuple[str, ...]:
+        """Parts of a layer that come in other shapes or types than they are kept in."""
+        return ("weight",)
+
+    def param_needs_quantization(self, model: Any, param_name: str, **kwargs: Any) -> bool:
+        """Whether this is such a part of one of our layers."""
+        owner, _, own = param_name.rpartition(".")
+        return own in self.converted and isinstance(model.get_submodule(owner), Fp8Linear)
+
+    def is_serializable(self, *args: Any, **kwargs: Any) -> bool:
+        """No: other programs do not know the layout under our name."""
+        return False
+
+    @property
+    def is_trainable(self) -> bool:
+        """Adapters are."""
+        return True
+
+
+def require_codes(model: Any) -> None:
+    """Every layer in 8 bits got its weight, and all of it: transformers looks at neither where it converts.
+
+    Raises:
+        ModelError: naming the first that did not.
+    """
+    for name, module in model.named_modules():
+        if not isinstance(module, Fp8Linear):
+            continue
+        shape, there = (module.out_features, module.in_features), module.weight.dtype == torch.uint8
+        if not there or tuple(module.weight.shape) != shape:
+            raise ModelError(
+                f"{name}.weight",
+                f"{' x '.join(map(str, module.weight.shape))} codes" if there else "the checkpoint has none",
+                f"This layer has {shape[0]} x {shape[1]} in 8 bits.",
+                "Check the checkpoint's files, or name the original 16-bit model.",
+            )
+
+
+class Fp8Quantizer(Fp8Layers):
+    """Linear layers become `Fp8Linear` before weights are read, and each weight is quantized when it is."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -138,11 +180,6 @@ class Fp8Quantizer(HfQuantizer):
                 made = Fp8Linear(module.in_features, module.out_features, module.bias is not None, dtype)
                 model.set_submodule(name, made)
 
-    def param_needs_quantization(self, model: Any, param_name: str, **kwargs: Any) -> bool:
-        """Whether this is the weight of one of our layers."""
-        owner, _, own = param_name.rpartition(".")
-        return own == "weight" and isinstance(model.get_submodule(owner), Fp8Linear)
-
     def get_quantize_ops(self) -> ConversionOps:
         """What a weight goes through."""
         return _Quantize(self.broken)
@@ -155,24 +192,8 @@ class Fp8Quantizer(HfQuantizer):
                 "Weights are quantized by the largest value of a row.",
                 "Check the checkpoint; without load_in_fp8 it can be loaded and looked at.",
             )
-        for name, module in model.named_modules():
-            if isinstance(module, Fp8Linear) and module.weight.dtype != torch.uint8:
-                raise ModelError(
-                    f"{name}.weight",
-                    "the checkpoint has none",
-                    "Every layer in 8 bits is made from a weight that is there.",
-                    "Check the checkpoint's files.",
-                )
+        require_codes(model)
         return model
-
-    def is_serializable(self, *args: Any, **kwargs: Any) -> bool:
-        """No: other programs do not know the layout."""
-        return False
-
-    @property
-    def is_trainable(self) -> bool:
-        """Adapters are."""
-        return True
 
 
 class _Quantize(ConversionOps):

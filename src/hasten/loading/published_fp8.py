@@ -12,11 +12,10 @@ import torch
 from torch import nn
 from transformers.core_model_loading import ConversionOps
 from transformers.quantizers.auto import AUTO_QUANTIZER_MAPPING, register_quantization_config, register_quantizer
-from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from hasten.errors import ModelError
-from hasten.loading.eight_bit import Fp8Linear, scale_grid
+from hasten.loading.eight_bit import Fp8Layers, Fp8Linear, require_codes, scale_grid
 from hasten.loading.published import Published
 
 METHOD = "hasten_published_fp8"
@@ -37,10 +36,8 @@ class PublishedConfig(QuantizationConfigMixin):
         self.layout = layout
 
 
-class PublishedQuantizer(HfQuantizer):
+class PublishedQuantizer(Fp8Layers):
     """Linear layers become `Fp8Linear` before weights are read; codes and scales go into them as they come."""
-
-    requires_calibration = False
 
     def _process_model_before_weight_loading(self, model: Any, **kwargs: Any) -> None:
         config: Any = self.quantization_config
@@ -57,11 +54,11 @@ class PublishedQuantizer(HfQuantizer):
         exact = {*(getattr(model, "_keep_in_fp32_modules_strict", None) or ()), layout.scale}
         model._keep_in_fp32_modules_strict = exact  # or transformers casts scales to the model's type while it reads
 
-    def param_needs_quantization(self, model: Any, param_name: str, **kwargs: Any) -> bool:
-        """Whether this is the weight of one of our layers, or its scales: both come in other shapes or types."""
-        owner, _, own = param_name.rpartition(".")
+    @property
+    def converted(self) -> tuple[str, ...]:
+        """Codes, and their scales."""
         config: Any = self.quantization_config
-        return own in ("weight", config.layout["scale"]) and isinstance(model.get_submodule(owner), Fp8Linear)
+        return ("weight", config.layout["scale"])
 
     def get_quantize_ops(self) -> ConversionOps:
         """What a weight goes through."""
@@ -70,18 +67,10 @@ class PublishedQuantizer(HfQuantizer):
     def _process_model_after_weight_loading(self, model: Any, **kwargs: Any) -> Any:
         config: Any = self.quantization_config
         layout = Published(**config.layout)
+        require_codes(model)
         for name, module in model.named_modules():
             if not isinstance(module, Fp8Linear):
                 continue
-            shape = (module.out_features, module.in_features)
-            if module.weight.dtype != torch.uint8 or tuple(module.weight.shape) != shape:
-                kept = " x ".join(map(str, module.weight.shape))
-                raise ModelError(
-                    f"{name}.weight",
-                    f"{kept} codes" if module.weight.dtype == torch.uint8 else "the checkpoint has none",
-                    f"This layer has {shape[0]} x {shape[1]} in 8 bits.",
-                    "Check the checkpoint's files, or name the original 16-bit model.",
-                )
             scale = getattr(module, layout.scale)
             if layout.scale != "weight_scale":
                 delattr(module, layout.scale)
@@ -98,15 +87,6 @@ class PublishedQuantizer(HfQuantizer):
                 )
             module.register_buffer("weight_scale", scale)
         return model
-
-    def is_serializable(self, *args: Any, **kwargs: Any) -> bool:
-        """No: it would be written under our name."""
-        return False
-
-    @property
-    def is_trainable(self) -> bool:
-        """Adapters are."""
-        return True
 
 
 class _Codes(ConversionOps):
