@@ -89,9 +89,8 @@ def test_a_weight_that_is_missing(tiny_model_folder, tmp_path):
         fp8(folder)
     tensors["model.layers.1.mlp.up_proj.weight"] = torch.ones(5, 64)
     save_file(tensors, file, {"format": "pt"})
-    with pytest.raises(
-        ModelError, match="layers.1.mlp.up_proj.weight: 5 x 64 codes. This layer has 128 x 64 in 8 bits"
-    ):
+    # transformers 5.24 refuses it itself, by the shape of the scales; 5.17 takes it
+    with pytest.raises(ModelError, match=r"up_proj.weight: 5 x 64 codes. This layer has 128 x 64|mismatched_sizes"):
         fp8(folder)
 
 
