@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import torch
 
+from hasten.kernels.compensated_rounding.op import round_group
 from hasten.quant import nf4
 
 _GROUP = 128
@@ -34,18 +35,15 @@ def compensated(weight_NK: torch.Tensor, moment_KK: torch.Tensor, scales: nf4.Sc
     free_NK = weight_NK.float()[:, order].clone()
     block = weight_NK.shape[1] // scales.shape[1]
     scales_NK = scales.values().repeat_interleave(block, dim=1)[:, order]
-    levels = nf4.levels(weight_NK.device)
+    levels, borders = nf4.levels(weight_NK.device), nf4.borders(weight_NK.device)
     codes_NK = torch.empty_like(weight_NK, dtype=torch.uint8)
     for start in range(0, free_NK.shape[1], _GROUP):
-        stop = min(start + _GROUP, free_NK.shape[1])
-        errors_NG = free_NK.new_empty((len(weight_NK), stop - start))
-        for j in range(start, stop):
-            codes = nf4.nearest_codes(free_NK[:, j], scales_NK[:, j])
-            codes_NK[:, order[j]] = codes
-            error = (free_NK[:, j] - levels[codes.long()] * scales_NK[:, j]) / upper_KK[j, j]
-            errors_NG[:, j - start] = error
-            free_NK[:, j + 1 : stop].addr_(error, upper_KK[j, j + 1 : stop], alpha=-1)
-        free_NK[:, stop:].addmm_(errors_NG, upper_KK[start:stop, stop:], alpha=-1)
+        own = slice(start, start + _GROUP)
+        codes_NG = codes_NK.new_empty((len(weight_NK), len(order[own])))
+        errors_NG = free_NK.new_empty(codes_NG.shape)
+        round_group(free_NK[:, own], scales_NK[:, own], upper_KK[own, own], levels, borders, codes_NG, errors_NG)
+        codes_NK[:, order[own]] = codes_NG
+        free_NK[:, own.stop :].addmm_(errors_NG, upper_KK[own, own.stop :], alpha=-1)
     return nf4.Nf4(codes_NK, scales)
 
 

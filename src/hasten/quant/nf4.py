@@ -21,6 +21,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from hasten.kernels.compensated_rounding.reference import nearest
+
 if TYPE_CHECKING:
     from bitsandbytes.functional import QuantState
 
@@ -111,7 +113,7 @@ def levels(device: torch.device) -> torch.Tensor:
 
 
 @cache
-def _borders(device: torch.device) -> torch.Tensor:
+def borders(device: torch.device) -> torch.Tensor:
     """Halfway between neighbouring levels, as bitsandbytes has them."""
     ascending = levels(device)
     return (ascending[:-1] + ascending[1:]) / 2
@@ -139,9 +141,7 @@ def stored_scales(scales_NB: torch.Tensor) -> Scales:
 
 def nearest_codes(values: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
     """The nearest level of each value, uint8; the scales are broadcast."""
-    # A multiplication, as in bitsandbytes: a division would round some ties the other way.
-    relative = values.float() * (1.0 / scales.clamp(min=1e-38))
-    return torch.bucketize(relative.clamp(-1, 1), _borders(values.device), out_int32=True).to(torch.uint8)
+    return nearest(values, scales, borders(values.device))
 
 
 def plain(weight_NK: torch.Tensor, block: int = BLOCK) -> Nf4:
