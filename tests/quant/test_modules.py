@@ -23,7 +23,7 @@ def quantized(windows):
 def test_reloaded_by_plain_transformers_it_gives_the_same_logits(quantized, windows, tmp_path):
     model, codes, _ = quantized
     model.save_pretrained(tmp_path)
-    reloaded = AutoModelForCausalLM.from_pretrained(tmp_path)
+    reloaded = AutoModelForCausalLM.from_pretrained(tmp_path, device_map="cpu")
     kinds = {name: type(module).__name__ for name, module in reloaded.named_modules()}
     assert {name for name, kind in kinds.items() if kind == "Linear4bit"} == codes.keys()
     blocks = {name: reloaded.get_submodule(name).weight.quant_state.blocksize for name in codes}
@@ -69,7 +69,7 @@ def test_qlora_trains_it(quantized, windows, tmp_path):
     torch.manual_seed(0)
     model = get_peft_model(base, LoraConfig(r=4, target_modules="all-linear")).train()
     optimizer = torch.optim.AdamW([one for one in model.parameters() if one.requires_grad], lr=1e-2)
-    batch, losses = torch.stack(windows.calibration), []
+    batch, losses = torch.stack(windows.calibration).to(model.device), []
     for _ in range(8):
         loss = model(input_ids=batch, labels=batch).loss
         loss.backward()

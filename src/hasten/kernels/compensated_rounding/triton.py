@@ -21,11 +21,13 @@ def round_group_kernel(
     mask = (row < N)[:, None] & (column < G)[None, :]
     free = tl.load(free_ptr + row[:, None] * free_n + column[None, :], mask=mask, other=0.0)
     scales = tl.load(scales_ptr + row[:, None] * scales_n + column[None, :], mask=mask, other=1.0)
+    one = tl.full((ROWS,), 1.0, tl.float32)
+    least = tl.full((ROWS,), 1e-38, tl.float32)  # subnormal: a plain constant would become float64
     for j in range(G):
         here = (column == j)[None, :]
         value = tl.sum(tl.where(here, free, 0.0), axis=1)
         scale = tl.sum(tl.where(here, scales, 0.0), axis=1)
-        relative = value * tl.div_rn(1.0, tl.maximum(scale, 1e-38))
+        relative = value * tl.div_rn(one, tl.maximum(scale, least))
         code = tl.zeros((ROWS,), dtype=tl.int32)
         for border in tl.static_range(15):  # pyright: ignore[reportGeneralTypeIssues]
             code += (relative > tl.load(borders_ptr + border)).to(tl.int32)
