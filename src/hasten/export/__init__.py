@@ -1,0 +1,1 @@
+"""A trained model as other programs take it, proven to be the same."""
