@@ -65,6 +65,16 @@ class Blocks:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Gguf:
+    """What a GGUF file of the family is."""
+
+    arch: str
+    """``general.architecture``."""
+    permuted: bool = False
+    """Whether rows of queries and keys lie in pairs, not in halves."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Family:
     """One architecture family."""
 
@@ -78,6 +88,8 @@ class Family:
     """Modules of this family that hold several projections in one matrix: own name -> the names people ask for."""
     blocks: Blocks | None = None
     """The fast path's map of a layer; None: plain modules."""
+    gguf: Gguf | None = None
+    """Its form in GGUF files; None: there is none here."""
     capabilities: Mapping[str, Capability] = field(default_factory=lambda: MappingProxyType({}))
     """``packing`` ... -> what is known about it. A missing key means untested."""
     tiny: Mapping[str, object] = field(default_factory=lambda: MappingProxyType({}))

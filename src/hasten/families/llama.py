@@ -1,10 +1,11 @@
 """LLaMA 2 to 3.3, SmolLM2, DeepSeek-R1-Distill-Llama: the pattern the others vary."""
 
-from hasten.families.base import Blocks, Family, Supported
+from hasten.families.base import Blocks, Family, Gguf, Supported
 
 FAMILY = Family(
     name="LLaMA",
     model_types=("llama",),
+    gguf=Gguf(arch="llama", permuted=True),
     blocks=Blocks(),
     capabilities={
         "packing": Supported("tests/blocks/test_packed_attention.py::test_packed_equals_separate"),

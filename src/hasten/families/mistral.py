@@ -1,10 +1,11 @@
 """Mistral 7B, Nemo, Small (text): LLaMA's arithmetic; some with a sliding window or another head width."""
 
-from hasten.families.base import Blocks, Family, Supported
+from hasten.families.base import Blocks, Family, Gguf, Supported
 
 FAMILY = Family(
     name="Mistral",
     model_types=("mistral",),
+    gguf=Gguf(arch="llama", permuted=True),
     blocks=Blocks(window="config"),
     capabilities={
         "packing": Supported("tests/blocks/test_packed_attention.py::test_packed_equals_separate"),

@@ -1,10 +1,11 @@
 """Qwen2 and Qwen2.5, DeepSeek-R1-Distill-Qwen: LLaMA's arithmetic with biases on q, k and v; often tied embeddings."""
 
-from hasten.families.base import Blocks, Family, Supported
+from hasten.families.base import Blocks, Family, Gguf, Supported
 
 FAMILY = Family(
     name="Qwen2",
     model_types=("qwen2",),
+    gguf=Gguf(arch="qwen2"),
     blocks=Blocks(window="attention"),
     capabilities={
         "packing": Supported("tests/blocks/test_packed_attention.py::test_packed_equals_separate"),

@@ -1,10 +1,11 @@
 """Qwen3 (dense): LLaMA's arithmetic with a norm on every query and key head, and a head width of its own."""
 
-from hasten.families.base import Blocks, Family, Supported
+from hasten.families.base import Blocks, Family, Gguf, Supported
 
 FAMILY = Family(
     name="Qwen3",
     model_types=("qwen3",),
+    gguf=Gguf(arch="qwen3"),
     blocks=Blocks(head_norms=("q_norm", "k_norm"), window="attention"),
     capabilities={
         "packing": Supported("tests/blocks/test_packed_attention.py::test_packed_equals_separate"),
