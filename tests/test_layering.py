@@ -17,6 +17,7 @@ LAYERS = [
     ["plan", "loading", "data", "runs"],
     ["blocks", "lora", "objectives", "generate", "report"],
     ["training", "quant"],
+    ["export"],
     ["compat"],
     ["cli"],
     ["__main__"],

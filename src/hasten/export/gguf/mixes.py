@@ -1,9 +1,9 @@
 """Which tensor gets which type in a file that is named after one (Q4_K_M and its kind).
 
-The rules are those of llama.cpp's `llama-quantize`, so that a file is as large as everybody expects one of its name, and
-holds the same bytes. In words: the head (or the embedding, where it serves as one) has 6 bits; values and MLP outputs, whose
-errors cost most, have more bits in the first and last eighth of the layers and in every third between (`M`), or in the
-first layers alone (`S`); what does not fit a type's blocks of 256 falls back to one with blocks of 32.
+The rules are those of llama.cpp's `llama-quantize`, so that a file is as large as everybody expects one of its name,
+and holds the same bytes. In words: the head (or the embedding, where it serves as one) has 6 bits; values and MLP
+outputs, whose errors cost most, have more bits in the first and last eighth of the layers and in every third between
+(`M`), or in the first layers alone (`S`); what does not fit a type's blocks of 256 falls back to one with blocks of 32.
 """
 
 from __future__ import annotations

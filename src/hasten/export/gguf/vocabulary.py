@@ -1,7 +1,7 @@
 """A tokenizer as GGUF has it: tokens, their kinds, merges, and the name of what cuts text before merging.
 
-Read from tokenizer.json alone. llama.cpp knows the ways of cutting by names of its own; which one a tokenizer has is told
-by its cutting rules, not by what the model is called.
+Read from tokenizer.json alone. llama.cpp knows the ways of cutting by names of its own; which one a tokenizer has is
+told by its cutting rules, not by what the model is called.
 """
 
 from __future__ import annotations
@@ -15,7 +15,10 @@ from gguf import TokenType
 
 from hasten.errors import CapabilityError
 
-_LLAMA3 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+_LLAMA3 = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
+    r"|\s+(?!\S)|\s+"
+)
 _QWEN2 = _LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}")
 _CUTS: dict[tuple[str, ...], str] = {
     ("words",): "gpt-2",
