@@ -75,7 +75,7 @@ def test_8_bit_products_are_refused_with_the_reason():
         make_plan(CPU, LLAMA, "llama", fp8)
     with pytest.raises(CapabilityError, match="'fp8' on Tesla T4 .compute capability 7.5"):
         make_plan(OLD, LLAMA, "llama", fp8)
-    with pytest.raises(ConfigError, match="'fp8' with model.dtype 'float16'.*bfloat16"):
+    with pytest.raises(ConfigError, match="'fp8' with dtype 'float16'.*bfloat16"):
         make_plan(SPARK, LLAMA, "llama", dataclasses.replace(fp8, dtype="float16"))
     with pytest.raises(ConfigError, match="'unheard_of' has none yet"):
         make_plan(SPARK, family_of("unheard_of"), "unheard_of", fp8)
@@ -89,17 +89,18 @@ def test_8_bit_products_of_whole_numbers_are_refused():
 
 
 def test_a_turned_copy_is_kept_where_half_of_the_memory_remains():
-    turned, said = choose_turned(7 * 10**9, 0, 40 * 10**9)
+    turned, said = choose_turned(7 * 10**9, 0, 0, 40 * 10**9)
     assert turned and said.choice == "fp8" and "13.0 GiB for two copies" in said.why
-    turned, said = choose_turned(7 * 10**9, 0, 20 * 10**9)
+    turned, said = choose_turned(7 * 10**9, 0, 0, 20 * 10**9)
     assert not turned and "6.5 GiB for one copy" in said.why
-    assert "4-bit weights" in choose_turned(0, 0, 20 * 10**9)[1].why
-    turned, said = choose_turned(0, 7 * 10**9, 20 * 10**9)
+    assert "4-bit weights" in choose_turned(0, 0, 0, 20 * 10**9)[1].why
+    assert "0.9 GiB for copies of what is trained" in choose_turned(0, 0, 10**9, 20 * 10**9)[1].why
+    turned, said = choose_turned(0, 7 * 10**9, 0, 20 * 10**9)
     assert turned and "6.5 GiB for turned copies" in said.why
-    turned, said = choose_turned(0, 7 * 10**9, 13 * 10**9)
+    turned, said = choose_turned(0, 7 * 10**9, 0, 13 * 10**9)
     assert not turned and "turned when used" in said.why
     with pytest.raises(CapabilityError, match="'fp8' with 6.5 GiB free.*takes 6.5 GiB.*load_in_4bit"):
-        choose_turned(7 * 10**9, 0, 7 * 10**9)
+        choose_turned(7 * 10**9, 0, 0, 7 * 10**9)
 
 
 def test_a_model_is_streamed_where_it_does_not_fit():
@@ -120,7 +121,7 @@ def test_a_model_is_streamed_where_it_does_not_fit():
 
 
 def test_what_stays_in_16_bits_is_said():
-    _, asked = choose_turned(0, 0, 10**9)
+    _, asked = choose_turned(0, 0, 0, 10**9)
     assert say_products(asked, 32, 32, {}) == (asked,)
     first, *others = say_products(asked, 30, 32, {"weights are trained": 2})
     assert first is asked and all(said.fallback and said.choice == "bf16" for said in others)

@@ -2,7 +2,8 @@
 
     python benchmarks/run.py products
 
-At the shapes of an 8B model, 4,096 tokens, bfloat16; times in microseconds. `chosen` names what the blocks do.
+At the shapes of an 8B model, 4,096 tokens, bfloat16; times in microseconds. `chosen` names what the blocks do. Trained
+weights also at the shapes of a 1B model, 8,192 tokens.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ def run() -> dict[str, Any]:
     """All comparisons, each between ways to compute one thing."""
     torch.manual_seed(0)
     results = {}
-    for name, chosen, ways in [*_widened(), *_residual(), *_factors(), *_copies(), *_activation()]:
+    for name, chosen, ways in [*_widened(), *_residual(), *_factors(), *_copies(), *_activation(), *_trained()]:
         times = {way: _time(call) for way, call in ways.items()}
         results[name] = {"chosen": chosen, "us": times}
         print(f"{name:32s}", {way: round(us, 1) for way, us in times.items()}, file=sys.stderr)
@@ -128,3 +129,41 @@ def _activation() -> list[Comparison]:
 
     ways = {"inside, 16 columns": inside(16), "inside, 64 columns": inside(64), "before": before}
     return [("activation backward with adapter", "inside, 16 columns", ways)]
+
+
+def _trained() -> list[Comparison]:
+    """y and dx of a weight that is trained: its codes have to be made anew at every step, in both layouts."""
+    from hasten.kernels.fp8.op import product, quantize_rows, transpose
+
+    found: list[Comparison] = []
+    for model, tokens, shapes in (
+        ("1B", 8192, ((3072, 2048), (2048, 2048), (16384, 2048), (2048, 8192))),
+        ("8B", 4096, ((QKV, WIDTH), (WIDTH, WIDTH), (GATE_UP, WIDTH), (WIDTH, MLP))),
+    ):
+        layer = [
+            (_made(tokens, inputs), _made(outputs, inputs), _made(tokens, outputs), torch.ones(inputs, device="cuda"))
+            for outputs, inputs in shapes
+        ]
+
+        def coded(layer: list[tuple[torch.Tensor, ...]] = layer) -> list[tuple[torch.Tensor, ...]]:
+            made = []
+            for x, weight, dy, ones in layer:
+                w8, scale = quantize_rows(weight)
+                forward = (*quantize_rows(x), w8, scale[:, 0])
+                made.append((*forward, *quantize_rows(dy, scale[:, 0]), transpose(w8), ones))
+            return made
+
+        def in_16_bits(layer: list[tuple[torch.Tensor, ...]] = layer) -> list[torch.Tensor]:
+            return [part for x, weight, dy, _ in layer for part in (F.linear(x, weight), dy @ weight)]
+
+        def products(codes: list[tuple[torch.Tensor, ...]]) -> list[torch.Tensor]:
+            return [product(*part, dtype=torch.bfloat16) for code in codes for part in (code[:4], code[4:])]
+
+        codes = coded()
+        ways = {
+            "bfloat16": in_16_bits,
+            "8 bit, products alone": lambda codes=codes: products(codes),
+            "8 bit": lambda coded=coded: products(coded()),
+        }
+        found.append((f"trained layer, {model}", "bfloat16", ways))
+    return found

@@ -122,7 +122,8 @@ def make_plan(hardware: Hardware, family: Family, model_type: str, request: Requ
             "Use load_in_fp8, or compute 'bf16'.",
         )
     if request.compute == "fp8":
-        _require_fp8(hardware, family, model_type, dtype)
+        require_fp8(hardware, dtype, "model.compute")
+        require_fp8_blocks(family, model_type, "model.compute")
     decisions = [
         Decision(part="device", choice=hardware.device, why=f"{hardware.name}, {hardware.total_bytes / 2**30:.0f} GiB"),
         dtype_decision,
@@ -247,12 +248,13 @@ def choose_replay(
     return most, Decision(part="launches", choice="recorded and replayed", why=why)
 
 
-def choose_turned(kept_values: int, own_values: int, free_bytes: int) -> tuple[bool, Decision]:
+def choose_turned(kept_values: int, own_values: int, trained_values: int, free_bytes: int) -> tuple[bool, Decision]:
     """Whether weights have an 8-bit copy that is turned round, or are turned at every use.
 
     Args:
         kept_values: of frozen 16-bit weights in fast layers, which need a copy by rows as well.
         own_values: of those that are kept in 8-bit floats already. 4-bit ones keep no copy.
+        trained_values: of 16-bit weights that are trained, whose copies live from a forward to its backward.
         free_bytes: device memory that is free now.
 
     Returns:
@@ -273,6 +275,7 @@ def choose_turned(kept_values: int, own_values: int, free_bytes: int) -> tuple[b
     which = ("two copies" if kept_values else "turned copies") if turned else "one copy, turned when used"
     copies = (
         f"{needed / 2**30:.1f} GiB for {which}" if needed
+        else f"{trained_values / 2**30:.1f} GiB for copies of what is trained, made in every step" if trained_values
         else "weights are turned when used" if own_values
         else "4-bit weights are written in 8 bits at every use"
     )  # fmt: skip
@@ -349,25 +352,44 @@ def activation_room(hardware: Hardware, free_bytes: int, trained_bytes: int, log
     return free_bytes - hardware.total_bytes // 20 - 3 * trained_bytes - 2 * min(logits_bytes, LOGITS_BYTES)
 
 
-def _require_fp8(hardware: Hardware, family: Family, model_type: str, dtype: DType) -> None:
+def require_fp8(hardware: Hardware, dtype: str, where: str) -> None:
+    """Refuse 8-bit products where a card has none.
+
+    Args:
+        hardware: the machine.
+        dtype: what is computed in otherwise.
+        where: what the user set, for messages.
+
+    Raises:
+        CapabilityError: the card has none.
+        ConfigError: they do not go with the dtype.
+    """
     if hardware.capability is None or hardware.capability < FP8_CAPABILITY:
         has = "no GPU" if hardware.capability is None else "compute capability {}.{}".format(*hardware.capability)
         raise CapabilityError(
-            "model.compute",
+            where,
             f"'fp8' on {hardware.name} ({has})",
             "8-bit products need compute capability {}.{} (Ada, Hopper, Blackwell).".format(*FP8_CAPABILITY),
             "Use 'bf16'.",
         )
     if dtype != "bfloat16":
         raise ConfigError(
-            "model.compute",
-            f"'fp8' with model.dtype '{dtype}'",
+            where,
+            f"'fp8' with dtype '{dtype}'",
             "8-bit products give bfloat16.",
             "Use dtype 'bfloat16'.",
         )
+
+
+def require_fp8_blocks(family: Family, model_type: str, where: str) -> None:
+    """Refuse 8-bit products where a family has no fast path; arguments as in `make_plan` and `require_fp8`.
+
+    Raises:
+        ConfigError: it has none.
+    """
     if family.blocks is None:
         rule = f"8-bit products are the fast path's, and '{model_type}' has none yet."
-        raise ConfigError("model.compute", "'fp8'", rule, "Use 'bf16'.")
+        raise ConfigError(where, "'fp8'", rule, "Use 'bf16'.")
 
 
 def _choose_layout(

@@ -132,7 +132,7 @@ def test_a_model_in_8_bits_learns_nearly_the_same(policy):
     applied = apply(eight, compute8=Compute8())
     assert applied.complete and not applied.refused_8
     frozen = sum(part.numel() for name, part in plain.named_parameters() if "base_layer" in name)
-    assert kept_values(eight) == (frozen, 0)
+    assert kept_values(eight) == (frozen, 0, 0)
     kept, first = learnt(eight, ids)
     set_policies(eight, [policy] * applied.of)
     loss, own = learnt(eight, ids)
@@ -174,6 +174,77 @@ def test_copies_are_made_once_whatever_mode_the_model_is_in():
     assert all(group.in_use is one for group, one in zip(groups, before, strict=True))
 
 
-def test_trained_weights_say_that_they_stay_in_16_bits():
-    applied = apply(tiny.llama(), compute8=Compute8())
-    assert applied.refused_8 == {"weights are trained": 8}
+def trained(model, ids, policy=None):
+    if policy is not None:
+        set_policies(model, [policy] * len(model.model.layers))
+    return learnt(model, ids)
+
+
+@pytest.mark.parametrize("policy", ["keep", "elementwise", "recompute_mlp", "recompute"])
+def test_trained_weights_in_8_bits_learn_nearly_the_same(policy):
+    torch.manual_seed(0)
+    plain = tiny.llama().train()
+    eight = copy.deepcopy(plain)
+    ids = torch.randint(0, 100, (2, 24))
+    wanted, gradients = learnt(plain, ids)
+    applied = apply(eight, compute8=Compute8())
+    assert applied.complete and not applied.refused_8
+    linear = sum(part.numel() for name, part in plain.named_parameters() if "proj" in name and name.endswith("weight"))
+    assert kept_values(eight) == (0, 0, linear)
+    kept, first = trained(eight, ids)
+    loss, own = trained(eight, ids, policy)
+    assert loss == kept and loss != wanted and all(torch.equal(own[name], first[name]) for name in own)
+    assert own.keys() == gradients.keys() and loss == pytest.approx(wanted, rel=1e-2)
+    for name, gradient in gradients.items():
+        assert (own[name] - gradient).norm() < 0.25 * gradient.norm(), name
+    with torch.no_grad():
+        torch.testing.assert_close(eight(input_ids=ids, labels=ids, use_cache=False).loss.item(), wanted)
+    remove(eight)
+    assert learnt(eight, ids)[0] == wanted
+
+
+def test_trained_weights_are_read_as_they_are_in_every_forward():
+    model, own = group(adapters=False)
+    for part in (model.a, model.b):
+        part.weight.requires_grad_()
+    assert own.refusal() is None
+    x, dy = torch.randn(5, 32), torch.randn(5, 64)
+    for change in (1.0, 3.0):
+        with torch.no_grad():
+            model.b.weight.mul_(change)
+        assert own.refusal() is None
+        operand = own.read(torch.float32)
+        w, (_, scale) = rounded(weights_of(model)), fp8.quantize_rows(weights_of(model))
+        with torch.no_grad():
+            buffer = operand.input_buffer(5, x)
+            buffer[:] = x
+            y = rounded(x) @ w.t() + torch.cat((model.a.bias, torch.zeros(16)))
+            torch.testing.assert_close(operand.forward(buffer), y)
+            torch.testing.assert_close(operand.input_gradient(dy)[0], rounded(dy, scale[:, 0]) @ (w / scale))
+            plain = operand.without_gradients()
+            torch.testing.assert_close(plain.forward(buffer), x @ weights_of(model).t() + y - rounded(x) @ w.t())
+        weights = operand.parameter_gradients(dy, x, buffer[:, 32:], dy[:, :0])[:2]
+        torch.testing.assert_close(torch.cat(weights), dy.t() @ x)  # a product of what is not rounded
+
+
+def test_computed_in_another_dtype_than_kept():
+    model, own = group(adapters=False)
+    model.requires_grad_()
+    assert own.refusal() is None
+    operand = own.read(torch.bfloat16)
+    x = torch.randn(5, 32).bfloat16()
+    with torch.no_grad():
+        y, plain = operand.forward(x.clone()), operand.without_gradients().forward(x.clone())
+    assert y.dtype == plain.dtype == torch.bfloat16 and (y - plain).norm() < 0.1 * plain.norm()
+
+
+def test_a_group_of_which_a_part_is_trained_stays_in_16_bits():
+    model, own = group()
+    model.a.base_layer.weight.requires_grad_()
+    reason = "some of its weights are trained, and others or adapters beside them"
+    assert own.why_not_8() == reason and own.refusal() is None and not isinstance(own.read(torch.float32), Operand8)
+    alone, own = group(adapters=False)
+    alone.a.weight.requires_grad_()
+    assert own.why_not_8() == reason
+    alone.b.weight.requires_grad_()
+    assert own.why_not_8() is None

@@ -144,6 +144,33 @@ def test_8_bit_products_of_weights_kept_in_8_bits(turned):
 
 
 @pytest.mark.parametrize("policy", POLICIES)
+def test_8_bit_products_of_trained_weights(policy):
+    """Gradients of all weights; every product of rounded values loses some 4 % at random, some twenty in a row."""
+    from hasten.blocks.projections import Compute8
+
+    plain = tiny.of_config(LlamaConfig(**SIZES)).cuda().train()
+    eight = copy.deepcopy(plain).to(torch.bfloat16)
+    truth = packed(plain)
+    applied = apply(eight, compute8=Compute8())
+    assert applied.complete and not applied.refused_8
+    set_policies(eight, [policy] * 3)
+    found = packed(eight)
+    assert 0.01 * truth.norm() < (found - truth).norm() < 0.25 * truth.norm()
+    with torch.no_grad():
+        for name, parameter in eight.named_parameters():
+            if "proj" in name:
+                parameter.mul_(2.0)  # rounds nothing: other codes' scales, which must be made anew
+    doubled = copy.deepcopy(plain)
+    with torch.no_grad():
+        for name, parameter in doubled.named_parameters():
+            if "proj" in name:
+                parameter.mul_(2.0)
+    truth, found = packed(doubled), packed(eight)
+    assert (found - truth).norm() < 0.25 * truth.norm()
+    assert refused_in_training(eight) == set()
+
+
+@pytest.mark.parametrize("policy", POLICIES)
 def test_policies_and_packing_agree(policy):
     model = model_of(torch.bfloat16)
     apply(model)

@@ -160,7 +160,7 @@ def test_whole_numbers_stay_out_of_8_bit_products():
     model = adapted(replace(llama(), whole_numbers))
     applied = eight_of(model, turned=True)
     assert applied.refused_8 == {"whole numbers of 8 bits are no 8-bit floats": 8}
-    assert kept_values(model) == (0, 0)
+    assert kept_values(model) == (0, 0, 0)
 
 
 def test_generation_and_removal():

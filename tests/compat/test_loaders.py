@@ -224,3 +224,33 @@ def test_device_map_is_handed_on(tiny_model_folder, monkeypatch):
             str(tiny_model_folder), load_in_4bit=False, device_map="auto", max_memory=None
         )
     assert seen == {"device_map": "auto"}
+
+
+def test_8_bit_products_are_refused_where_there_are_none(tiny_model_folder):
+    with pytest.raises(CapabilityError, match="compute: 'fp8' on .*no GPU.*compute capability"):
+        FastLanguageModel.from_pretrained(str(tiny_model_folder), load_in_4bit=False, compute="fp8")
+    with pytest.raises(ConfigError, match="compute: 'int4'.*'bf16'.*'fp8'"):
+        FastLanguageModel.from_pretrained(str(tiny_model_folder), load_in_4bit=False, compute="int4")
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_8_bit_products(tiny_model_folder, monkeypatch, capsys, whole):
+    """On a card that has them, made up; the products are the twin's."""
+    from hasten.blocks.fp8 import Operand8
+    from hasten.compat import fast
+    from hasten.hardware.probe import Hardware
+
+    card = Hardware(device="cpu", name="Card", total_bytes=2**34, cores=1, bf16=True, capability=(9, 0))
+    monkeypatch.setattr(loaders, "probe", lambda: card)
+    monkeypatch.setattr(fast, "probe", lambda: card)
+    model, _ = FastLanguageModel.from_pretrained(
+        str(tiny_model_folder), dtype="bfloat16", load_in_4bit=False, full_finetuning=whole, compute="fp8"
+    )
+    model = FastLanguageModel.get_peft_model(model, r=4)
+    ids = torch.randint(0, 100, (2, 24))
+    model.train()(input_ids=ids, labels=ids, use_cache=False).loss.backward()
+    groups = [
+        group for module in model.modules() if hasattr(module, "hasten_fast") for group in module.hasten_fast.groups()
+    ]
+    assert groups and all(isinstance(group.in_use, Operand8) for group in groups)
+    assert ("copies of what is trained" in capsys.readouterr().err) == whole

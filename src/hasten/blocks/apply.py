@@ -77,7 +77,7 @@ def apply(model: Any, *, compute8: Compute8 | None = None, impl: str = "auto") -
 
     Args:
         model: a transformers causal language model, or a `PeftModel` on one.
-        compute8: products of frozen weights in 8-bit floats, made now; None: in their own dtype.
+        compute8: products in 8-bit floats; copies of frozen weights are made now. None: in the weights' own dtype.
         impl: which kernels run: ``auto``, ``torch`` or ``triton``.
 
     Returns:
@@ -141,15 +141,15 @@ def widths_of(model: Any) -> Widths:
     )
 
 
-def kept_values(model: Any) -> tuple[int, int]:
-    """How many values of frozen projections the decoder's layers have in 16 bits, and in 8-bit floats.
+def kept_values(model: Any) -> tuple[int, int, int]:
+    """How many values of projections the decoder's layers have: frozen in 16 bits, in 8-bit floats, and trained.
 
-    Either takes a byte each in an 8-bit copy.
+    Each takes a byte in an 8-bit copy.
     """
     base = base_model(model)
     blocks = family_of(base.config.model_type).blocks
     if blocks is None:
-        return 0, 0
+        return 0, 0, 0
     halves = (blocks.attention, (*blocks.qkv, blocks.out)), (blocks.mlp, (*blocks.gate_up, blocks.down))
     modules = [
         _found(_found(layer, parent), name)
@@ -158,8 +158,11 @@ def kept_values(model: Any) -> tuple[int, int]:
         for name in names
     ]
     parts = parts_of(modules)
-    plain = sum(part.numel() for part in parts if isinstance(part, Tensor) and not part.requires_grad)
-    return plain, sum(part.codes.numel() for part in parts if isinstance(part, RowScaled) and part.floats)
+    plain, trained = (
+        sum(part.numel() for part in parts if isinstance(part, Tensor) and part.requires_grad == learnt)
+        for learnt in (False, True)
+    )
+    return plain, sum(part.codes.numel() for part in parts if isinstance(part, RowScaled) and part.floats), trained
 
 
 def remove(model: Any) -> None:

@@ -1,4 +1,4 @@
-"""Frozen projections whose products are made in 8-bit floats (`hasten.kernels.fp8`).
+"""Projections whose products are made in 8-bit floats (`hasten.kernels.fp8`).
 
 The weights stay what they are; their 8-bit form is made once (16-bit weights), written into a shared buffer at every
 use (4-bit ones), or what they are kept in already (8-bit floats). Adapters stay in 16 bits, beside the product instead
@@ -6,7 +6,8 @@ of inside it:
 
     y = x8 W8^T s_x s_W + xA B^T        dx = z8 W8 s_z + dxA (s A)  with  z = dy s_W        dxA = dy B
 
-W8 is read by rows forward and turned round backward; the turned copy is kept or made at every use.
+W8 is read by rows forward and turned round backward; the turned copy is kept or made at every use. Of weights that are
+trained it is made anew in every forward and kept until its backward; their own gradient stays a 16-bit product.
 
 Only what is learnt from is computed so. Without gradients (held-out loss, answers) the weights are read as they are
 kept: what is measured is the model that the run leaves behind.
@@ -15,6 +16,7 @@ kept: what is measured is the model that the run leaves behind.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
 
 import torch
 
@@ -68,11 +70,45 @@ class Weights8:
         return out_KN
 
 
+@dataclass(frozen=True)
+class Trained8:
+    """A group's trained weights in 8 bits, as they are in one forward; made when they are first asked for."""
+
+    weight_NK: torch.Tensor
+    workspace: Workspace
+    ones_K: torch.Tensor
+    impl: str
+
+    @cached_property
+    def _codes(self) -> tuple[torch.Tensor, torch.Tensor]:
+        with torch.no_grad():
+            return fp8.quantize_rows(self.weight_NK.detach(), impl=self.impl)
+
+    @property
+    def scale_N(self) -> torch.Tensor:  # noqa: N802
+        """Of each output."""
+        return self._codes[1][:, 0]
+
+    def by_rows(self) -> torch.Tensor:
+        """``[N, K]``."""
+        return self._codes[0]
+
+    def turned(self) -> torch.Tensor:
+        """``[K, N]``, valid until the workspace's next use."""
+        outputs, width = self.weight_NK.shape
+        out_KN = self.workspace.take(width, outputs, fp8.DTYPE, self.weight_NK.device)  # noqa: N806
+        return fp8.transpose(self.by_rows(), out_KN, impl=self.impl)
+
+    def anew(self) -> Trained8:
+        """For the next forward."""
+        return Trained8(self.weight_NK, self.workspace, self.ones_K, self.impl)
+
+
 @dataclass
 class Operand8(Operand):
     """A group as one forward reads it, in 8 bits; `stored` is the group as it is kept."""
 
-    weights8: Weights8 = field(kw_only=True)
+    weights8: Weights8 | Trained8 = field(kw_only=True)
     kept_B: torch.Tensor | None = field(kw_only=True)
     """``[N, P]``."""
 
@@ -88,7 +124,10 @@ class Operand8(Operand):
 
     def without_gradients(self) -> Operand:
         """The group with its weights as they are kept."""
-        return Operand(**{each.name: getattr(self, each.name) for each in fields(Operand)})
+        plain = Operand(**{each.name: getattr(self, each.name) for each in fields(Operand)})
+        if isinstance(plain.stored, torch.Tensor) and plain.stored.dtype != self.dtype:
+            plain.stored = plain.stored.to(self.dtype)
+        return plain
 
     def new_eight(self, rows: int, like: torch.Tensor) -> Eight | None:
         """Where whoever makes the input writes it in 8 bits."""
@@ -122,14 +161,16 @@ class Operand8(Operand):
         return dy_MN.new_empty((len(dy_MN), 0)) if self.kept_B is None else dy_MN @ self.kept_B
 
 
-def refusal(parts: tuple[Stored, ...]) -> str | None:
+def refusal(parts: tuple[Stored, ...], *, adapted: bool) -> str | None:
     """Why a group's products stay in 16 bits, or None.
 
     Args:
         parts: its projections' weights as they are kept.
+        adapted: whether adapters are on them.
     """
-    if any(isinstance(part, torch.Tensor) and part.requires_grad for part in parts):
-        return "weights are trained"
+    trained = [isinstance(part, torch.Tensor) and part.requires_grad for part in parts]
+    if any(trained) and (adapted or not all(trained)):
+        return "some of its weights are trained, and others or adapters beside them"
     if any(isinstance(part, RowScaled) and not part.floats for part in parts):
         return "whole numbers of 8 bits are no 8-bit floats"
     if any(isinstance(part, RowScaled) and part.blocks for part in parts):

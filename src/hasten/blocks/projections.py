@@ -30,7 +30,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from hasten.blocks.fp8 import Operand8, Weights8, weights_in_8_bits
+from hasten.blocks.fp8 import Operand8, Trained8, Weights8, weights_in_8_bits
 from hasten.blocks.fp8 import refusal as refusal_8
 from hasten.blocks.operand import Operand
 from hasten.blocks.quantized import Factors, Mixed, Stored, Workspace, device_of, stored_of
@@ -62,7 +62,7 @@ class ProjectionGroup:
     Args:
         modules: `nn.Linear` or a 4-bit one, or PEFT's LoRA layer on one, in the order of their outputs.
         workspace: where 4-bit weights are read; one for all groups of a model.
-        compute8: products of frozen weights in 8-bit floats; None: in their own dtype.
+        compute8: products in 8-bit floats; None: in the weights' own dtype.
         writer: copies the factors of a whole model at once; None: each group copies its own.
     """
 
@@ -117,6 +117,8 @@ class ProjectionGroup:
         clean = self._written is operand.factors  # no other adapter's values between ours
         if self.factors and not (clean and self.writer is not None and self.writer.wrote(operand)):
             self.write()
+        if isinstance(operand, Operand8) and isinstance(operand.weights8, Trained8):
+            operand = replace(operand, weights8=operand.weights8.anew())
         if dtype != operand.dtype:
             operand = operand.cast(dtype)
         if any(bias is not None for bias in operand.biases):
@@ -164,7 +166,7 @@ class ProjectionGroup:
 
     def why_not_8(self) -> str | None:
         """Why its products would not be made in 8-bit floats, or None."""
-        return refusal_8(parts_of(self.modules))
+        return refusal_8(parts_of(self.modules), adapted=any(active_factors(module) for module in self.modules))
 
     def why_not(self) -> str | None:
         """Why these projections cannot be one product as they are, or None; changes nothing."""
@@ -188,7 +190,8 @@ class ProjectionGroup:
         width, dtype, device = parts[0].shape[1], self.dtype, device_of(parts[0])
         self.factors = self._factors(rows)
         used = self.factors[-1].columns.stop if self.factors else 0
-        eight = None if self.compute8 is None or refusal_8(parts) else self.compute8
+        eight = None if self.compute8 is None or refusal_8(parts, adapted=bool(self.factors)) else self.compute8
+        trained = eight is not None and all(isinstance(part, torch.Tensor) and part.requires_grad for part in parts)
         joined = None
         if eight is not None and all(isinstance(part, RowScaled) for part in parts):
             joined = self._memory(weights, rows, width, 0)
@@ -196,7 +199,9 @@ class ProjectionGroup:
         stored: torch.Tensor | Mixed = Mixed(parts, tuple(rows), width, self.workspace, self.impl)
         self._values = self._seen()
         widened = _aligned(used, _STEP)
-        if eight is None and all(isinstance(part, torch.Tensor) for part in parts):
+        if trained:
+            stored = self._memory(weights, rows, width, 0)[:, :width]
+        elif eight is None and all(isinstance(part, torch.Tensor) for part in parts):
             widened = _aligned(used, ALIGNED.get(device.type, 1))
             stored = self._memory(weights, rows, width, widened)[:, : width + widened]
         fits = (
@@ -218,6 +223,10 @@ class ProjectionGroup:
         }
         if eight is None:
             self._operand = Operand(**common)
+            return
+        if isinstance(stored, torch.Tensor):
+            own = Trained8(stored, eight.workspace, torch.ones(width, device=device), self.impl)
+            self._operand, self._made = Operand8(**common, weights8=own, kept_B=None), None
             return
         source = [(id(weight), weight.data_ptr(), weight._version) for weight in weights]
         if self._made is None or self._made[0] != source:

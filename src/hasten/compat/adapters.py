@@ -188,15 +188,16 @@ def _adapt(model: Any, arguments: dict[str, Any], parts: Parts) -> Any:
     require_defaults(_WHERE, arguments, _UNOFFERED)
     _check(arguments, extra)
     origin = origin_of(model)
+    compute = origin.compute if origin is not None else "bf16"
     if origin is not None and origin.full_finetuning:
         say_once("full_finetuning=True: every weight is trained, get_peft_model changes nothing")
         return model
     if isinstance(model, PeftModel):
         _require_same(model, {**arguments, **extra}, origin)
-        make_fast(model, arguments["use_gradient_checkpointing"])
+        make_fast(model, arguments["use_gradient_checkpointing"], compute)
         return model
     adapted = _attach(model, arguments, extra, parts)
-    make_fast(adapted, arguments["use_gradient_checkpointing"])
+    make_fast(adapted, arguments["use_gradient_checkpointing"], compute)
     known = origin or Origin(name=model.config._name_or_path, base=model.config._name_or_path)
     set_origin(adapted, dataclasses.replace(known, adapter_arguments=_comparable({**arguments, **extra})))
     _note_length(model, arguments["max_seq_length"])

@@ -17,9 +17,10 @@ from hasten.compat.notes import say_once
 from hasten.compat.offered import Unoffered, require_defaults
 from hasten.compat.origin import Origin, set_origin
 from hasten.errors import CapabilityError, ConfigError
+from hasten.families.base import family_of
 from hasten.hardware.probe import Hardware, probe
 from hasten.loading.model import LoadOptions, load
-from hasten.plan import choose_dtype
+from hasten.plan import choose_dtype, require_fp8, require_fp8_blocks
 from hasten.storage import Storage, asked_storage
 
 _WHERE = "from_pretrained"
@@ -116,8 +117,9 @@ class FastLanguageModel:
             unsloth_tiled_mlp: must be False.
             text_only: without effect: only text models are loaded.
             *args: none are accepted.
-            **kwargs: ``torch_dtype``, ``use_safetensors``, and whatever
-                ``AutoModelForCausalLM.from_pretrained`` takes (``attn_implementation``, ``quantization_config`` ...).
+            **kwargs: ``torch_dtype``, ``use_safetensors``, hasten's own ``compute="fp8"`` (products in 8-bit floats,
+                also of weights that are trained), and whatever ``AutoModelForCausalLM.from_pretrained`` takes
+                (``attn_implementation``, ``quantization_config`` ...).
 
         Returns:
             The model and its tokenizer.
@@ -241,7 +243,9 @@ def _load(arguments: dict[str, Any]) -> tuple[Any, Any]:
     for name in ("num_labels", "id2label", "label2id"):
         extra.pop(name, None)
     hardware = probe()
+    compute = extra.pop("compute", "bf16")
     options = _options(arguments, extra, hardware)
+    _require_compute(compute, options, hardware)
     try:
         loaded = load(arguments["model_name"], options)
     except TypeError as cause:  # transformers hands an argument it does not know to the model's own class
@@ -250,6 +254,9 @@ def _load(arguments: dict[str, Any]) -> tuple[Any, Any]:
     for note in loaded.notes:
         say_once(note)
     is_adapter = hasattr(loaded.model, "peft_config")
+    if compute == "fp8":
+        model_type = loaded.model.config.model_type
+        require_fp8_blocks(family_of(model_type), model_type, "compute")
     _require_trainable(arguments, is_adapter)
     set_origin(
         loaded.model,
@@ -258,13 +265,22 @@ def _load(arguments: dict[str, Any]) -> tuple[Any, Any]:
             base=loaded.base.name,
             tokenizer=loaded.tokenizer,
             full_finetuning=arguments["full_finetuning"],
+            compute=compute,
             use_cache=getattr(loaded.model.config, "use_cache", None),
         ),
     )
     loaded.model.max_seq_length = _length(loaded.model, arguments["max_seq_length"])
     if is_adapter or arguments["full_finetuning"]:
-        make_fast(loaded.model, arguments["use_gradient_checkpointing"])
+        make_fast(loaded.model, arguments["use_gradient_checkpointing"], compute)
     return bind(loaded.model), loaded.tokenizer
+
+
+def _require_compute(compute: object, options: LoadOptions, hardware: Hardware) -> None:
+    if compute not in ("bf16", "fp8"):
+        rule = "Products are made in 16 bits ('bf16') or in 8-bit floats ('fp8')."
+        raise ConfigError("compute", repr(compute), rule, "Leave it out.")
+    if compute == "fp8":
+        require_fp8(hardware, options.dtype, "compute")
 
 
 def _options(arguments: dict[str, Any], extra: dict[str, Any], hardware: Hardware) -> LoadOptions:

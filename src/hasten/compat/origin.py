@@ -20,6 +20,8 @@ class Origin:
     """The tokenizer that was returned with the model."""
     full_finetuning: bool = False
     """Whether every weight is trained."""
+    compute: str = "bf16"
+    """What products are made in: ``"bf16"``, which stands for 16 bits, or ``"fp8"``."""
     use_cache: bool | None = None
     """`config.use_cache` before a trainer turned it off."""
     adapter_arguments: dict[str, Any] = field(default_factory=dict)
