@@ -41,7 +41,7 @@ def adapt(folder, model, tmp_path, *, save=None, grown=None, **lora):
     return SimpleNamespace(base=folder, live=live, adapter=adapter)
 
 
-def model_of(weights, like):
+def model_of(weights):
     """A transformers model of any `Weights`, in float32: as a folder of them would load."""
     from transformers import AutoConfig, AutoModelForCausalLM
 

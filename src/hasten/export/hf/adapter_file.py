@@ -7,7 +7,7 @@ Names in the file are the live model's, behind ``base_model.model.``; what peft 
     M.lora_magnitude_vector                  DoRA: the norms that the sum is given
     M.lora_B.bias                            added to M.bias, s times
     M.token_adapter.trainable_tokens_delta   rows of an embedding, by the configuration's indices
-    M.base_layer.x, M.x                      a whole tensor in place of the base's
+    M.base_layer.x, M.modules_to_save.x, M.x a whole tensor in place of the base's
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ from hasten.loading.source import begins_inside, read_json
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
 _BASE_LAYER = ".base_layer"
+_TRAINED, _COPY = ".modules_to_save.", ".original_module."
+_WRAPPED = r"(\.token_adapter)?\.base_layer\.|\.modules_to_save\."
 _ENDS = {
     ".lora_A.weight": "a",
     ".lora_B.weight": "b",
@@ -158,10 +160,14 @@ class AdapterFile:
             if end is not None:
                 module = plain.removesuffix(end)
                 parts.setdefault((module.replace(_BASE_LAYER, ""), module.count(_BASE_LAYER)), {})[_ENDS[end]] = name
-            elif ".lora_" in plain or ".token_adapter." in plain:
-                raise self._meaningless(name)
+            elif _COPY in plain:  # what a module was before it was trained, as the base has it
+                continue
             else:
-                self.tables[plain.replace(f"{_BASE_LAYER}.", ".")] = name
+                weight = re.sub(_WRAPPED, ".", plain)
+                if ".lora_" in weight or ".token_adapter." in weight:
+                    raise self._meaningless(name)
+                if weight not in self.tables or _TRAINED in plain:  # peft may write a trained module by both names
+                    self.tables[weight] = name
         for (module, depth), found in parts.items():
             if "rows" in found:
                 self.rows[module] = found.pop("rows")

@@ -5,8 +5,8 @@
     M.experts.down_proj           M.experts.0.down_proj.weight, ...
     model.layers.0.mlp.experts    model.layers.0.block_sparse_moe.experts, with w1, w3 and w2 (Mixtral)
 
-peft keeps the factors of all experts in one matrix each: A ``[E R, K]``, experts outside; B ``[N, R E]``, experts inside.
-Which parameter a pair belongs to is told by how deep it lies: peft wraps the parameters of a module in their order.
+peft keeps the factors of all experts in one matrix each: A ``[E R, K]``, experts outside; B ``[N, R E]``, experts
+inside. Which parameter a pair belongs to is told by how deep it lies: peft wraps a module's parameters in their order.
 """
 
 from __future__ import annotations

@@ -5,7 +5,8 @@
     begun  W + s B A - s B0 A0                where B0 A0 only made up for what 4 bits lost of W
 
 Sums are made in float32 and rounded once, to the dtype of W; a block of rows at a time, so that memory beside W and the
-result stays small. Source: Hu et al. 2021 (LoRA), Liu et al. 2024 (DoRA), Kalajdzievski 2023 (rsLoRA: s = alpha / sqrt R).
+result stays small. Source: Hu et al. 2021 (LoRA), Liu et al. 2024 (DoRA), Kalajdzievski 2023 (rsLoRA, s = alpha over
+the root of R).
 """
 
 from __future__ import annotations

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -55,8 +54,9 @@ class _Change:
 class MergedWeights:
     """A base with an adapter merged into it; itself `Weights`.
 
-    LoRA (patterns of rank and alpha, rsLoRA, biases), DoRA, whole modules, single rows of embeddings, experts; embedding
-    and head that were tied and trained apart become two weights, and `config` says so. Tables never lose rows.
+    LoRA (patterns of rank and alpha, rsLoRA, biases), DoRA, whole modules, single rows of embeddings, experts.
+    Embedding and head that were tied and trained apart become two weights, and `config` says so. Tables never lose
+    rows.
 
     Args:
         base: the model that the adapter was trained on, or the 16-bit original of its 4-bit weights.
@@ -77,6 +77,7 @@ class MergedWeights:
         self.config = self.base.config
         self.file = AdapterFile(self.adapter)
         self._changes: dict[str, _Change] = {}
+        self._in_nf4: frozenset[str] = getattr(self.base, "in_nf4", frozenset())
         self._began = self._read_beginning()
         for name, tensor in self.file.tables.items():
             self._replace(name, tensor)
@@ -179,7 +180,7 @@ class MergedWeights:
         transposed = pair.embedding or self.file.transposed
         self._require_fit(pair, own, target, transposed)
         scale = self.file.scale(pair.module, rank)
-        begun = pair.a in self._began and name not in getattr(self.base, "quantized", ())
+        begun = pair.a in self._began and name not in self._in_nf4
         factors = _Factors(pair, scale, Place(own), transposed=transposed, begun=begun)
         self._changes[own] = replace(change, factors=factors)
         if pair.bias is not None:
@@ -329,8 +330,7 @@ class MergedWeights:
             return {}
         began = read_beginning(file, self.file.file)
         weights = [name.removeprefix(PREFIX).replace(".lora_A", "") for name in began if ".lora_A" in name]
-        quantized = getattr(self.base, "quantized", frozenset())
-        kept = [name for name in weights if name in quantized]
+        kept = [name for name in weights if name in self._in_nf4]
         if kept and len(kept) < len(weights):
             raise ModelError(
                 str(self.adapter),
