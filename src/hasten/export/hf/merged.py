@@ -17,6 +17,7 @@ from hasten.export.hf.adapter_file import PREFIX, AdapterFile, Factors
 from hasten.export.hf.ends import ends_of, is_tied, untied, with_vocabulary
 from hasten.export.hf.experts import Place, factors_of, inputs_first, on_disk, places, targeted
 from hasten.export.hf.low_rank import LowRank, merged
+from hasten.export.hf.tokenizer import tokenizer_folder
 from hasten.export.weights import Weights
 from hasten.loading.beginning import FILE, read_beginning
 
@@ -73,7 +74,7 @@ class MergedWeights:
     """What a reader should know, one sentence each."""
 
     def __post_init__(self) -> None:
-        self.folder = self.base.folder
+        self.folder = tokenizer_folder(self.base.folder, self.adapter)
         self.config = self.base.config
         self.file = AdapterFile(self.adapter)
         self._changes: dict[str, _Change] = {}
