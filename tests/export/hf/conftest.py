@@ -15,17 +15,17 @@ from support import tiny
 IDS = torch.randint(3, 120, (2, 12), generator=torch.Generator().manual_seed(0))
 
 
-def moved(model):
+def moved(model, strength=0.1):
     """Every trained value away from where it began, and reproducibly."""
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for value in model.parameters():
             if value.requires_grad:
-                value.add_(torch.randn(value.shape, generator=generator).to(value.dtype) * 0.1)
+                value.add_(torch.randn(value.shape, generator=generator).to(value.dtype) * strength)
     return model.eval()
 
 
-def adapt(folder, model, tmp_path, *, save=None, grown=None, **lora):
+def adapt(folder, model, tmp_path, *, save=None, grown=None, strength=0.1, **lora):
     """A saved base, a live adapted model of it, and the adapter's folder."""
     from peft import LoraConfig, get_peft_model
 
@@ -35,7 +35,7 @@ def adapt(folder, model, tmp_path, *, save=None, grown=None, **lora):
     live.name_or_path = str(folder)
     if grown:
         live.resize_token_embeddings(grown, mean_resizing=False)
-    live = moved(get_peft_model(live, LoraConfig(task_type="CAUSAL_LM", **{"r": 4, "lora_alpha": 6, **lora})))
+    live = moved(get_peft_model(live, LoraConfig(task_type="CAUSAL_LM", **{"r": 4, "lora_alpha": 6, **lora})), strength)
     adapter = tmp_path / "adapter"
     live.save_pretrained(adapter, **({"save_embedding_layers": False} if save is None else save))
     return SimpleNamespace(base=folder, live=live, adapter=adapter)

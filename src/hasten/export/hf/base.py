@@ -6,6 +6,7 @@ stands for; which of both it was is said.
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from hasten.loading.model import LoadOptions, find, local_folder
 from hasten.loading.source import Source, read_json
 from hasten.runs.folder import RECORD, RunFolder
 
+BASE = "base.json"
+"""Beside an exported adapter; what its base was."""
 _FIGURES = "quantization.json"
 """Beside a model that `hasten quantize` wrote; it names the original."""
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack", "*.onnx", "*.gguf", "*.py")
@@ -82,9 +85,16 @@ def open_model(name: str | Path, *, base: str | None = None, options: LoadOption
     plain, notes = _weights(base_place, own, explicit=base is not None)
     merged = MergedWeights(plain, place)
     notes = [*notes, *merged.notes]
+    if (place / BASE).is_file() and read_json(place / BASE).get("config_sha256") != config_hash(base_place):
+        notes.append(f"the configuration of {base_place} is not that of the base which the adapter was exported with")
     if isinstance(plain, PlainFolder) and base is None and (kept := _few_bits(run)):
         notes.append(f"the adapter was trained on weights in {kept}; it is merged into what those were made from")
     return Opened(merged, plain, base_source.name, base_revision, place, run, list(dict.fromkeys(notes)))
+
+
+def config_hash(folder: Path) -> str:
+    """The SHA-256 of a model folder's configuration."""
+    return hashlib.sha256((folder / "config.json").read_bytes()).hexdigest()
 
 
 def _weights(place: Path, options: LoadOptions, *, explicit: bool = False) -> tuple[Weights, list[str]]:

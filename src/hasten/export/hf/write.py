@@ -1,8 +1,8 @@
 """A model folder for Hugging Face's libraries and for vLLM, written by streaming.
 
 Everything is put into a temporary folder and renamed at the end: a crash or a full disk leaves nothing. What is in it
-is the base's, byte for byte, but for what changed: weights, a vocabulary that grew, ends that were tied, the tokens that
-end an answer. Memory is needed for the largest weight.
+is the base's, byte for byte, but for what changed: weights, a vocabulary that grew, ends that were tied, the tokens
+that end an answer. Memory is needed for the largest weight.
 """
 
 from __future__ import annotations
