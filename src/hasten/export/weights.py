@@ -6,16 +6,16 @@ format takes weights from here, so that no target needs a second target's files,
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 
 from hasten.errors import ModelError
+from hasten.loading.source import read_json
 
 INDEX = "model.safetensors.index.json"
 WHOLE = "model.safetensors"
@@ -56,10 +56,9 @@ class PlainFolder:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        config = folder / "config.json"
-        if not config.is_file():
+        if not (folder / "config.json").is_file():
             raise ModelError(str(folder), "it has no config.json", "A model folder has one.", "Name another folder.")
-        self.config: dict[str, Any] = json.loads(config.read_text(encoding="utf-8"))
+        self.config: dict[str, Any] = read_json(folder / "config.json")
         if self.config.get("quantization_config"):
             raise ModelError(
                 str(folder),
@@ -68,15 +67,39 @@ class PlainFolder:
                 "Name the model that it was quantized from.",
             )
 
-    @cached_property
+    @classmethod
+    def of_any(cls, folder: Path, config: dict[str, Any]) -> PlainFolder:
+        """What a folder's files hold, tensor by tensor, whatever they mean: for readers of quantized ones.
+
+        Args:
+            folder: with safetensors.
+            config: what `config` is to be.
+        """
+        made = cls.__new__(cls)
+        made.folder, made.config = folder, config
+        return made
+
+    @property
     def shapes(self) -> Mapping[str, tuple[int, ...]]:
-        """Every weight's shape, by its name, in the order of the files."""
+        """Every weight's shape, by its name, in the order of the files.
+
+        Raises:
+            ModelError: a file is missing or damaged.
+        """
+        return self._shapes
+
+    @cached_property
+    def _shapes(self) -> Mapping[str, tuple[int, ...]]:
         found: dict[str, tuple[int, ...]] = {}
         for file in self.files:
-            with safe_open(str(file), "pt") as opened:
-                for name in opened.keys():  # noqa: SIM118
-                    found[name] = tuple(opened.get_slice(name).get_shape())
-                    self._file_of[name] = file
+            try:
+                with safe_open(str(file), "pt") as opened:
+                    for name in opened.keys():  # noqa: SIM118
+                        found[name] = tuple(opened.get_slice(name).get_shape())
+                        self._file_of[name] = file
+            except SafetensorError as cause:
+                rule = "Weights are read from safetensors files that are whole."
+                raise ModelError(str(file), f"it cannot be read ({cause})", rule, "Copy it again.") from cause
         return found
 
     def read(self, name: str) -> torch.Tensor:
@@ -90,12 +113,17 @@ class PlainFolder:
         """The files of weights, in order."""
         index = self.folder / INDEX
         names = {WHOLE: None}
-        if index.is_file():
-            names = dict.fromkeys(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        if index.is_file() and not (self.folder / WHOLE).is_file():  # as transformers chooses
+            shards: Any = read_json(index).get("weight_map")
+            names = dict.fromkeys(shards.values())
+            if odd := next((name for name in names if Path(name).name != name), None):
+                rule = "Shards are files of the model's own folder."
+                raise ModelError(str(index), f"it names '{odd}'", rule, "Do not use that folder.")
         files = tuple(self.folder / name for name in names)
         for file in files:
             if not file.is_file():
-                raise ModelError(str(file), "it is not there", "A folder holds all of its shards.", "Copy it again.")
+                rule = "A model's weights are in safetensors files, and all of its shards are in its folder."
+                raise ModelError(str(file), "it is not there", rule, "Copy it again; pickles are not read.")
         return files
 
     @cached_property

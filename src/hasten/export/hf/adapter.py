@@ -1,0 +1,124 @@
+"""An adapter's folder for PEFT and vLLM on another computer.
+
+Its tensors are the trained ones; an adapter that began as what 4 bits lost is written as a plain one of twice the rank,
+which fits the 16-bit weights. The base is named so that others find it: a hub id with its commit, or a path from this
+folder; never a path of this computer. ``base.json`` holds a hash of the base's configuration, by which a later export
+notices another base.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file
+
+from hasten.errors import ConfigError, StorageError
+from hasten.export.hf.adapter_file import CONFIG, WEIGHTS
+from hasten.export.hf.base import BASE, Opened, config_hash
+from hasten.export.hf.tokenizer import copied, write_tokenizer
+from hasten.export.hf.write import CARD, Written, require_space
+from hasten.files import new_folder, require_writable, write_json, write_text
+from hasten.loading.beginning import FILE, read_beginning
+from hasten.loading.plain_adapter import write_plain
+from hasten.loading.source import DEMO, read_json
+
+_KNOWN = (CONFIG, WEIGHTS, FILE, BASE, CARD, ".jinja", "tokenizer.json", "tokenizer_config.json", ".model")
+_KNOWN += ("special_tokens_map.json", "added_tokens.json", "vocab.json", "vocab.txt", "merges.txt")
+_MARGIN = 1 << 20
+_NAME = "base_model_name_or_path"
+
+
+def write_adapter(opened: Opened, folder: Path) -> Written:
+    """Write an adapter's folder.
+
+    Args:
+        opened: with an adapter.
+        folder: where to; one that holds an older adapter is replaced.
+
+    Raises:
+        ConfigError: there is no adapter, or the folder holds something else.
+        ModelError: its beginning belongs to another adapter.
+        StorageError: the disk is full or not writable.
+    """
+    if opened.adapter is None:
+        rule = "An adapter is what a run trained on a base."
+        raise ConfigError("adapter", f"'{opened.base_name}' is a whole model", rule, "Name a run or an adapter folder.")
+    folder = folder.expanduser()
+    require_writable(folder)
+    beside = copied(opened.base.folder)
+    _require_replaceable(folder, opened, {path.name for path in beside})
+    weights = opened.adapter / WEIGHTS
+    began = (opened.adapter / FILE).is_file()
+    size = weights.stat().st_size * (2 if began else 1)
+    require_space(folder, size + sum(path.stat().st_size for path in beside) + _MARGIN)
+    notes: list[str] = []
+    with new_folder(folder) as temporary:
+        notes += write_tokenizer(opened.base.folder, opened.adapter, temporary)
+        if began:
+            from peft import LoraConfig
+
+            state = load_file(weights)
+            config = LoraConfig.from_pretrained(str(opened.adapter))
+            write_plain(state, read_beginning(opened.adapter / FILE, weights), config, temporary)
+            notes.append("the adapter began as what 4 bits lost: written as a plain one of twice the rank")
+        else:
+            shutil.copyfile(weights, temporary / WEIGHTS)
+            shutil.copyfile(opened.adapter / CONFIG, temporary / CONFIG)
+        name, changed = _base_name(opened, folder)
+        notes += changed
+        settings = {**read_json(temporary / CONFIG), _NAME: name, "revision": opened.revision, "inference_mode": True}
+        write_json(temporary / CONFIG, settings)
+        write_json(temporary / BASE, {"name": name, "revision": opened.revision, **_facts(opened)})
+        write_text(temporary / CARD, _card(name, settings))
+    nbytes = (folder / WEIGHTS).stat().st_size
+    return Written(folder, "adapter", (WEIGHTS,), nbytes, len(load_file(folder / WEIGHTS)), notes)
+
+
+def _base_name(opened: Opened, folder: Path) -> tuple[str, list[str]]:
+    """What the base is called elsewhere, and what should be known of that."""
+    name = opened.base_name
+    if name == DEMO:
+        return name, ["the base is hasten's embedded model: other programs are told where theirs is"]
+    if not Path(name).is_absolute():
+        return name, []
+    shared = Path(os.path.commonpath([Path(name).resolve(), folder.resolve()]))
+    if shared == Path(shared.anchor) or shared == Path.home():
+        place = Path(name).name
+        return place, [f"the base is called '{place}': whoever loads the adapter names its folder"]
+    return Path(os.path.relpath(Path(name).resolve(), folder.resolve())).as_posix(), []
+
+
+def _facts(opened: Opened) -> dict[str, Any]:
+    return {"config_sha256": config_hash(opened.base.folder), "model_type": opened.base.config.get("model_type")}
+
+
+def _card(name: str, settings: dict[str, Any]) -> str:
+    head = ["---", "library_name: peft", "pipeline_tag: text-generation"]
+    named = not name.startswith(".") and "/" in name
+    head += [f"base_model: {name}"] if named else []
+    text = f"A LoRA adapter (rank {settings.get('r')}, alpha {settings.get('lora_alpha'):g}) for {name}."
+    return "\n".join([*head, "tags:", "- hasten", "- lora", "---", "", "# Adapter", "", text, ""])
+
+
+def _require_replaceable(folder: Path, opened: Opened, others: set[str]) -> None:
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise StorageError(str(folder), "a file", "An adapter is written as a folder.", "Choose another name.")
+    for place, what in ((opened.base.folder, "base model"), (opened.adapter, "adapter that is exported")):
+        if place is not None and folder.samefile(place):
+            rule = "It is what the export is made from."
+            raise ConfigError(f"folder '{folder}'", f"it holds the {what}", rule, "Choose another folder.")
+    names = sorted(entry.name for entry in folder.iterdir())
+    foreign = [name for name in names if name == "config.json"]
+    foreign += [name for name in names if not name.endswith(_KNOWN) and name not in others]
+    if foreign:
+        raise ConfigError(
+            f"folder '{folder}'",
+            f"it holds '{foreign[0]}'",
+            "An export replaces the folder as a whole, and an adapter and a merged model never share one.",
+            "Choose another folder.",
+        )

@@ -1,0 +1,50 @@
+"""A model's two ends, embedding and head: whether they share a weight, and what the configuration says of them."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+_EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "word_embeddings.weight", "embed_in.weight")
+_HEADS = ("lm_head.weight", "embed_out.weight")
+_TIED = "tie_word_embeddings"
+_VOCABULARY = "vocab_size"
+
+
+def ends_of(names: Mapping[str, Any]) -> tuple[str | None, str]:
+    """The names of embedding and head; the head's is the usual one where a checkpoint has none."""
+    embedding = next((name for name in names if name.endswith(_EMBEDDINGS)), None)
+    head = next((name for name in names if name.endswith(_HEADS)), _HEADS[0])
+    return embedding, head
+
+
+def is_tied(config: Mapping[str, Any], names: Mapping[str, Any]) -> bool:
+    """Whether both ends are one weight. Where the configuration does not say, a checkpoint without a head does."""
+    said = [part[_TIED] for part in _parts(config) if _TIED in part]
+    return bool(said[0]) if said else ends_of(names)[1] not in names
+
+
+def untied(config: dict[str, Any]) -> dict[str, Any]:
+    """A copy of a configuration whose ends are two weights."""
+    made = copy.deepcopy(config)
+    made[_TIED] = False
+    for part in _parts(made)[1:]:
+        if _TIED in part:
+            part[_TIED] = False
+    return made
+
+
+def with_vocabulary(config: dict[str, Any], rows: int) -> dict[str, Any]:
+    """A copy of a configuration with so many rows in its embedding."""
+    made = copy.deepcopy(config)
+    found = [part for part in _parts(made) if _VOCABULARY in part] or [made]
+    for part in found:
+        part[_VOCABULARY] = rows
+    return made
+
+
+def _parts(config: Any) -> list[Any]:
+    """The configuration, and the part about text where it has one."""
+    text = config.get("text_config")
+    return [config, text] if isinstance(text, dict) else [config]
