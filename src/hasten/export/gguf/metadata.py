@@ -6,7 +6,9 @@ on purpose, `DIFFERENCES` says so and why; the tests compare everything else.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -172,7 +174,8 @@ def _say_tokens(draft: GGUFWriter, source: Source) -> None:
     if words.scores is not None:
         draft.add_token_scores(words.scores)
     draft.add_token_types(words.kinds)
-    special = gguf.SpecialVocab(folder, load_merges=False, n_vocab=rows)
+    with _hushed("gguf.vocab"):
+        special = gguf.SpecialVocab(folder, load_merges=False, n_vocab=rows)
     for name in _SPECIAL:
         number = source.weights.config.get(f"{name}_token_id")
         if isinstance(number, int) and 0 <= number < rows:
@@ -186,6 +189,21 @@ def _say_tokens(draft: GGUFWriter, source: Source) -> None:
     unknown = [number for number in other if words.tokens[number] not in _KNOWN_ENDS]
     if unknown and "eot" not in special.special_token_ids:
         draft.add_eot_token_id(unknown[0])
+
+
+@contextmanager
+def _hushed(name: str) -> Iterator[None]:
+    """Without a logger's words: of templates for two texts, which no export has, it warns needlessly."""
+    logger = logging.getLogger(name)
+
+    def nothing(record: logging.LogRecord) -> bool:
+        return False
+
+    logger.addFilter(nothing)
+    try:
+        yield
+    finally:
+        logger.removeFilter(nothing)
 
 
 def _ends(folder: Path) -> list[int]:

@@ -45,6 +45,8 @@ def scores_of(vocabulary: Mapping[str, int], merges: list[Any], unmerged: set[st
     last = ""
     for first, second in (pairs := pairs_of(merges)):
         made = first + second
+        if made in unmerged:
+            continue
         if made != last and made in order:
             raise _inexpressible(subject, f"pairs that make '{made}' stand apart")
         order.setdefault(made, len(order))
