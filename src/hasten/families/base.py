@@ -84,6 +84,8 @@ class Gguf:
     """Positions beyond the original window have factors of their own (LongRoPE), two tensors of the file."""
     head_width: int | None = None
     """Of configs without ``head_dim``, where it is not the width divided by the heads."""
+    granted: Mapping[str, bool] = field(default_factory=lambda: MappingProxyType({}))
+    """Switches of config.json that llama.cpp takes for granted; one that is missing is off."""
     beyond: tuple[str, ...] = ()
     """Tokens of the tokenizer that a model without them may have no row for."""
 

@@ -6,7 +6,7 @@ FAMILY = Family(
     name="Qwen3 MoE",
     model_types=("qwen3_moe",),
     lora_targets=("q_proj", "k_proj", "v_proj", "o_proj"),
-    gguf=Gguf(arch="qwen3moe"),
+    gguf=Gguf(arch="qwen3moe", granted={"norm_topk_prob": True, "use_sliding_window": False}),
     tiny={
         "vocab_size": 131,
         "hidden_size": 40,
@@ -18,6 +18,7 @@ FAMILY = Family(
         "head_dim": 12,
         "num_experts": 3,
         "num_experts_per_tok": 2,
+        "norm_topk_prob": True,
         "max_position_embeddings": 96,
     },
 )

@@ -9,8 +9,10 @@ Source: GGUF's specification (version 3, little-endian).
 from __future__ import annotations
 
 import mmap
+import secrets
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -21,6 +23,7 @@ from gguf import GGML_QUANT_SIZES, GGUF_DEFAULT_ALIGNMENT, GGUFValueType, GGUFWr
 from hasten.errors import StorageError
 from hasten.export.gguf.encoders import Type
 from hasten.export.gguf.mixes import Tensor
+from hasten.files import storing
 
 _MAGIC = b"GGUF"
 _FIXED = {
@@ -39,6 +42,24 @@ def byte_count(tensor: Tensor, kind: Type) -> int:
 def padded(count: int) -> int:
     """Bytes up to where the next tensor may begin."""
     return -(-count // GGUF_DEFAULT_ALIGNMENT) * GGUF_DEFAULT_ALIGNMENT
+
+
+@contextmanager
+def unfinished(path: Path) -> Iterator[Path]:
+    """A name beside a file's, for as long as it is being written; what still has it at the end is removed.
+
+    Raises:
+        StorageError: a folder has the file's own name, or the file cannot be there.
+    """
+    if path.is_dir():
+        raise StorageError(str(path), "a folder is in the way", "A GGUF file is one file.", "Choose another name.")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
+    with storing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        yield temporary
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def write_header(path: Path, facts: GGUFWriter, tensors: Mapping[str, tuple[Tensor, Type]]) -> None:

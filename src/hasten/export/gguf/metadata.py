@@ -7,6 +7,7 @@ on purpose, `DIFFERENCES` says so and why; the tests compare everything else.
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from math import prod
@@ -23,6 +24,7 @@ from hasten.export.gguf.encoders import Type
 from hasten.export.gguf.mixes import BASE
 from hasten.export.gguf.rope import Rope, long_attention
 from hasten.export.gguf.source import Source
+from hasten.export.gguf.vocabulary import Vocabulary
 from hasten.loading.source import read_json
 
 Value = str | bool | int | float | Sequence[str]
@@ -33,6 +35,7 @@ DIFFERENCES: Mapping[str, str] = {
     "tokenizer.ggml.eot_token_id": "said where answers also end in a token that llama.cpp does not know by its text",
     "tokenizer.ggml.pre": "named by how text is cut: where llama.cpp treats names alike, one stands for all",
     "tokenizer.ggml.scores": "of SentencePiece's kind, places in the order of merging: tokenizer.json has no other",
+    "general.name": "by it llama.cpp decides whether control tokens take the blanks behind them, as Phi-3's do",
     "tokenizer.ggml.token_type": "of SentencePiece's kind, as tokenizer.json has special tokens, whatever else does",
 }
 """Keys whose values differ from llama.cpp's converter, and why."""
@@ -42,6 +45,9 @@ _KNOWN_ENDS = (
     "<|end_of_text|>", "<eos>", "<｜end▁of▁sentence｜>",
 )  # fmt: skip
 """Tokens that llama.cpp takes for the end of an answer by their text."""
+_PHI_3 = re.compile(r"(?i)(phi)-?(3)")
+_OF_PHI_3 = ("<unk>", "<s>", "</s>", "<|endoftext|>")
+"""Tokens that a model must have for which llama.cpp knows that by its name."""
 _SPECIAL = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
 
 
@@ -65,11 +71,13 @@ def metadata(source: Source, facts: Mapping[str, Value | None] | None = None) ->
     _say_sizes(draft, source)
     _say_positions(draft, source.rope, source)
     draft.add_quantization_version(gguf.GGML_QUANT_VERSION)
-    _say_tokens(draft, source)
+    words = _say_tokens(draft, source)
     for key, value in (facts or {}).items():
         draft.kv_data[0].pop(key, None)
         if value is not None:
-            draft.kv_data[0][key] = _typed(key, value)
+            draft.kv_data[0][key] = typed(key, value)
+    if (name := draft.kv_data[0].get("general.name")) is not None:
+        name.value = _telling_name(name.value, words)
     return draft
 
 
@@ -165,7 +173,14 @@ def _say_positions(draft: GGUFWriter, rope: Rope, source: Source) -> None:
                 add(float(rope.settings[name]))
 
 
-def _say_tokens(draft: GGUFWriter, source: Source) -> None:
+def _telling_name(name: str, words: Vocabulary) -> str:
+    like_phi_3 = words.takes_blanks and set(_OF_PHI_3) <= set(words.tokens)
+    if like_phi_3 and not _PHI_3.search(name):
+        return f"{name} (Phi-3)"
+    return name if like_phi_3 else _PHI_3.sub(r"\1 \2", name)
+
+
+def _say_tokens(draft: GGUFWriter, source: Source) -> Vocabulary:
     folder, rows = source.weights.folder, source.rows
     words = vocabulary.read(folder, rows, beyond=source.form.beyond)
     draft.add_tokenizer_model(words.model)
@@ -189,6 +204,7 @@ def _say_tokens(draft: GGUFWriter, source: Source) -> None:
     unknown = [number for number in other if words.tokens[number] not in _KNOWN_ENDS]
     if unknown and "eot" not in special.special_token_ids:
         draft.add_eot_token_id(unknown[0])
+    return words
 
 
 @contextmanager
@@ -213,7 +229,7 @@ def _ends(folder: Path) -> list[int]:
     return [number for number in (found if isinstance(found, list) else [found]) if isinstance(number, int)]
 
 
-def _typed(key: str, value: Value) -> GGUFValue:
+def typed(key: str, value: Value) -> GGUFValue:
     if isinstance(value, bool):
         return GGUFValue(value, GGUFValueType.BOOL)
     if isinstance(value, int) and 0 <= value < 2**32:

@@ -47,7 +47,7 @@ class Source:
         weights: the model.
 
     Raises:
-        CapabilityError: the family has no GGUF form here, or its positions are of a kind that llama.cpp does not have.
+        CapabilityError: the family has no GGUF form here, or llama.cpp does not have what config.json asks for.
     """
 
     def __init__(self, weights: Weights) -> None:
@@ -57,6 +57,11 @@ class Source:
         if family.gguf is None:
             raise _without_form(str(config.get("model_type", "")), family)
         self.form: Gguf = family.gguf
+        for name, value in self.form.granted.items():
+            if bool(config.get(name)) != value:
+                rule = f"llama.cpp takes for granted that it is {value}."
+                remedy = "Export it to Hugging Face or vLLM."
+                raise CapabilityError(f"'{name}' of config.json", str(config.get(name)), rule, remedy)
         self.layers = int(config["num_hidden_layers"])
         self.heads = int(config["num_attention_heads"])
         self.key_value_heads = int(config.get("num_key_value_heads") or self.heads)

@@ -38,6 +38,8 @@ class Vocabulary:
     """Of SentencePiece's kind: the higher, the sooner a token is merged."""
     blank_first: bool | None = None
     """Of SentencePiece's kind: whether a text begins with a blank that it did not have."""
+    takes_blanks: bool = False
+    """Whether control tokens take the blanks behind them."""
 
 
 def read(folder: Path, rows: int, *, beyond: Collection[str] = ()) -> Vocabulary:
@@ -76,7 +78,9 @@ def read(folder: Path, rows: int, *, beyond: Collection[str] = ()) -> Vocabulary
     apart = {one["content"] for one in added}
     known = pieces.scores_of(model["vocab"], model["merges"], apart, subject)
     scores = [known.get(number, -1000.0 if kinds[number] != TokenType.UNUSED else -10000.0) for number in range(rows)]
-    return Vocabulary("llama", "default", tokens, kinds, [], scores, pieces.blank_first(tokenizer, subject))
+    blank_first = pieces.blank_first(tokenizer, subject)
+    takes_blanks = any(one["special"] and one.get("rstrip") for one in added)
+    return Vocabulary("llama", "default", tokens, kinds, [], scores, blank_first, takes_blanks)
 
 
 def _added(one: dict[str, Any]) -> tuple[str, TokenType]:

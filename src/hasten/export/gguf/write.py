@@ -7,7 +7,6 @@ Files are written under temporary names, read back, and renamed when all of them
 from __future__ import annotations
 
 import os
-import secrets
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -22,7 +21,7 @@ from gguf import GGUFWriter
 
 from hasten.errors import ConfigError, ModelError, StorageError
 from hasten.export.gguf.encoders import PLAIN, Type, encode
-from hasten.export.gguf.header import byte_count, padded, read_header, write_header
+from hasten.export.gguf.header import byte_count, padded, read_header, unfinished, write_header
 from hasten.export.gguf.metadata import Value, file_type, metadata
 from hasten.export.gguf.mixes import Chosen, choose, named
 from hasten.export.gguf.source import Entry, Source
@@ -232,20 +231,14 @@ def _existing(path: Path) -> Path:
 
 @contextmanager
 def _output(path: Path, source: Source, chosen: Mapping[str, Chosen], facts: GGUFWriter) -> Iterator[_Output]:
-    if path.is_dir():
-        raise StorageError(str(path), "a folder is in the way", "A GGUF file is one file.", "Choose another name.")
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
     tensors = {entry.tensor.name: (entry.tensor, chosen[entry.tensor.name].kind) for entry in source.entries}
-    try:
+    with unfinished(path) as temporary:
         with storing(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
             write_header(temporary, facts, tensors)
             file = temporary.open("ab")
         with file:
             _pad(path, file)
             yield _Output(path, temporary, chosen, file)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _pad(path: Path, file: BinaryIO) -> None:
