@@ -70,12 +70,12 @@ def write_adapter(
         ModelError: files are missing, or its matrices do not fit the base.
         StorageError: the file cannot be written; nothing is left behind.
     """
-    config = read_json(adapter / "adapter_config.json")
+    config: Mapping[str, Any] = read_json(adapter / "adapter_config.json")
     _require_plain(config, adapter)
     pairs = _pairs(adapter)
     source = Source(base)
     names = {entry.name.removesuffix(".weight"): entry.tensor.name for entry in source.entries if not entry.parts}
-    alpha = float(config["lora_alpha"]) * (math.sqrt(config["r"]) if config.get("use_rslora") else 1.0)
+    alpha = _alpha(config)
     writer = GGUFWriter(None, source.form.arch)
     writer.add_type(GGUFType.ADAPTER)
     writer.add_string("adapter.type", "lora")
@@ -110,6 +110,11 @@ def write_adapter(
     return WrittenAdapter(path, path.stat().st_size, alpha, tuple(names[module] for module in pairs))
 
 
+def _alpha(config: Mapping[str, Any]) -> float:
+    """What the file says, so that over the rank it is peft's scale."""
+    return float(config["lora_alpha"]) * (math.sqrt(config["r"]) if config.get("use_rslora") else 1.0)
+
+
 def _scale(config: Mapping[str, Any], module: str, rank: int) -> float:
     """What peft multiplies B A by."""
     own = next(
@@ -134,6 +139,8 @@ def _pairs(adapter: Path) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
         raise ModelError(str(file), f"damaged ({cause})", "Its weights are read.", "Copy it again.") from cause
     halves: dict[str, dict[str, torch.Tensor]] = {}
     for name, tensor in tensors.items():
+        if name.endswith(".base_layer.weight"):  # peft saves the base's own weight beside an adapted head's
+            continue
         found = _MATRIX.match(name)
         if found is None or tensor.ndim != 2:
             raise _unfit(f"'{name}'", "not one of two matrices")

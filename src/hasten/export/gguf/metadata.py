@@ -230,6 +230,11 @@ def _ends(folder: Path) -> list[int]:
 
 
 def typed(key: str, value: Value) -> GGUFValue:
+    """A value with its type in the file.
+
+    Raises:
+        ConfigError: it has none.
+    """
     if isinstance(value, bool):
         return GGUFValue(value, GGUFValueType.BOOL)
     if isinstance(value, int) and 0 <= value < 2**32:
