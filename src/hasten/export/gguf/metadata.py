@@ -21,7 +21,7 @@ from gguf import GGUFType, GGUFValue, GGUFValueType, GGUFWriter, LlamaFileType
 from hasten.errors import ConfigError, ModelError
 from hasten.export.gguf import vocabulary
 from hasten.export.gguf.encoders import Type
-from hasten.export.gguf.mixes import BASE
+from hasten.export.gguf.mixes import BASE, SHORT
 from hasten.export.gguf.rope import Rope, long_attention
 from hasten.export.gguf.source import Source
 from hasten.export.gguf.vocabulary import Vocabulary
@@ -88,6 +88,7 @@ def file_type(name: str, kinds: Mapping[Type, int]) -> LlamaFileType:
         name: of the file's types, as in `mixes.named`; of others, the type that most values have decides.
         kinds: values by type.
     """
+    name = SHORT.get(name.lower(), name.lower())
     if name == "f32":
         return LlamaFileType.ALL_F32
     if name in BASE:
