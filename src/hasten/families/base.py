@@ -66,12 +66,28 @@ class Blocks:
 
 @dataclass(frozen=True, kw_only=True)
 class Gguf:
-    """What a GGUF file of the family is."""
+    """What a GGUF file of the family is, beyond what every decoder says of itself."""
 
     arch: str
     """``general.architecture``."""
     permuted: bool = False
     """Whether rows of queries and keys lie in pairs, not in halves."""
+    plus_one: bool = False
+    """Norms: the file has the scale, the checkpoint the scale minus one."""
+    tied: bool = False
+    """Whether the head is the embedding where config.json does not say."""
+    sizes: bool = False
+    """Whether the file says how many tokens there are and how wide rotated heads are."""
+    window: Literal["none", "config", "always"] = "none"
+    """Whether the file says the sliding window: never, where the config has one, or also where it has none (0)."""
+    long_factors: bool = False
+    """Positions beyond the original window have factors of their own (LongRoPE), two tensors of the file."""
+    head_width: int | None = None
+    """Of configs without ``head_dim``, where it is not the width divided by the heads."""
+    granted: Mapping[str, bool] = field(default_factory=lambda: MappingProxyType({}))
+    """Switches of config.json that llama.cpp takes for granted; one that is missing is off."""
+    beyond: tuple[str, ...] = ()
+    """Tokens of the tokenizer that a model without them may have no row for."""
 
 
 @dataclass(frozen=True, kw_only=True)

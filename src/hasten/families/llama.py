@@ -5,7 +5,7 @@ from hasten.families.base import Blocks, Family, Gguf, Supported
 FAMILY = Family(
     name="LLaMA",
     model_types=("llama",),
-    gguf=Gguf(arch="llama", permuted=True),
+    gguf=Gguf(arch="llama", permuted=True, sizes=True),
     blocks=Blocks(),
     capabilities={
         "packing": Supported("tests/blocks/test_packed_attention.py::test_packed_equals_separate"),

@@ -3,13 +3,14 @@
 People ask for the split names (NVIDIA's DGX Spark script does); they are mapped to the fused modules and said so.
 """
 
-from hasten.families.base import Blocks, Family, Supported
+from hasten.families.base import Blocks, Family, Gguf, Supported
 
 FAMILY = Family(
     name="Phi-3",
     model_types=("phi3",),
     lora_targets=("qkv_proj", "o_proj", "gate_up_proj", "down_proj"),
     fused={"qkv_proj": ("q_proj", "k_proj", "v_proj"), "gate_up_proj": ("gate_proj", "up_proj")},
+    gguf=Gguf(arch="phi3", window="always", long_factors=True),
     blocks=Blocks(qkv=("qkv_proj",), gate_up=("gate_up_proj",), window="config"),
     capabilities={"packing": Supported("tests/blocks/test_packed_attention.py::test_packed_equals_separate")},
     tiny={

@@ -5,7 +5,7 @@ from hasten.families.base import Blocks, Family, Gguf, Supported
 FAMILY = Family(
     name="Qwen2",
     model_types=("qwen2",),
-    gguf=Gguf(arch="qwen2"),
+    gguf=Gguf(arch="qwen2", granted={"use_sliding_window": False}),
     blocks=Blocks(window="attention"),
     capabilities={
         "packing": Supported("tests/blocks/test_packed_attention.py::test_packed_equals_separate"),

@@ -5,7 +5,7 @@ from hasten.families.base import Blocks, Family, Gguf, Supported
 FAMILY = Family(
     name="Qwen3",
     model_types=("qwen3",),
-    gguf=Gguf(arch="qwen3"),
+    gguf=Gguf(arch="qwen3", granted={"use_sliding_window": False}),
     blocks=Blocks(head_norms=("q_norm", "k_norm"), window="attention"),
     capabilities={
         "packing": Supported("tests/blocks/test_packed_attention.py::test_packed_equals_separate"),

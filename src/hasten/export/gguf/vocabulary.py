@@ -1,94 +1,129 @@
-"""A tokenizer as GGUF has it: tokens, their kinds, merges, and the name of what cuts text before merging.
+"""A tokenizer as GGUF has it: tokens, their kinds, merges or scores, and the name of what cuts text before merging.
 
-Read from tokenizer.json alone. llama.cpp knows the ways of cutting by names of its own; which one a tokenizer has is
-told by its cutting rules, not by what the model is called.
+Read from tokenizer.json alone: BPE over bytes (GPT-2's kind), or BPE over characters with bytes for what has no token
+(SentencePiece's kind, `hasten.export.gguf.pieces`).
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from gguf import TokenType
 
-from hasten.errors import CapabilityError
+from hasten.errors import CapabilityError, ModelError
+from hasten.export.gguf import pieces
+from hasten.export.gguf.cuts import cut_of
 
-_LLAMA3 = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
-    r"|\s+(?!\S)|\s+"
-)
-_QWEN2 = _LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}")
-_CUTS: dict[tuple[str, ...], str] = {
-    ("words",): "gpt-2",
-    ("digits", "words"): "smollm",
-    (_LLAMA3,): "llama-bpe",
-    (_QWEN2,): "qwen2",
-}
-"""llama.cpp's names of what cuts text; `words` is GPT-2's own pattern."""
+_LOOK_SPECIAL = ("<pad>", "<mask>", "<2mass>", "[@BOS@]")
+_BLANK = "▁"
 
 
 @dataclass(frozen=True)
 class Vocabulary:
     """What the file says of the tokenizer."""
 
+    model: str
+    """``gpt2`` or ``llama``."""
     cut: str
     tokens: list[str]
+    """One for each row of the embedding."""
     kinds: list[TokenType]
     merges: list[str]
+    """In order; none of SentencePiece's kind."""
+    scores: list[float] | None = None
+    """Of SentencePiece's kind: the higher, the sooner a token is merged."""
+    blank_first: bool | None = None
+    """Of SentencePiece's kind: whether a text begins with a blank that it did not have."""
+    takes_blanks: bool = False
+    """Whether control tokens take the blanks behind them."""
 
 
-def read(folder: Path, rows: int) -> Vocabulary:
+def read(folder: Path, rows: int, *, beyond: Collection[str] = ()) -> Vocabulary:
     """The vocabulary of a folder.
 
     Args:
         folder: with tokenizer.json.
         rows: of the embedding; ids beyond the tokenizer's are unused tokens.
+        beyond: tokens that may have no row; they are left out.
 
     Raises:
-        CapabilityError: a tokenizer of another kind than byte-level BPE, or one that cuts text in an unknown way.
+        CapabilityError: a tokenizer that llama.cpp does not have.
+        ModelError: there is no tokenizer.json, it is damaged, or a token has no row.
     """
-    tokenizer = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
-    model = tokenizer["model"]
-    if model.get("type") != "BPE" or model.get("byte_fallback"):
+    tokenizer = _load(folder / "tokenizer.json")
+    model, subject = tokenizer["model"], str(folder / "tokenizer.json")
+    if model.get("type") != "BPE":
         raise CapabilityError(
-            str(folder),
+            subject,
             f"a tokenizer of kind {model.get('type')}",
-            "GGUF files are written for byte-level BPE tokenizers.",
+            "GGUF files are written for BPE tokenizers, over bytes or with bytes for unknown characters.",
             "Export it to Hugging Face or vLLM.",
         )
-    tokens = [f"[PAD{number}]" for number in range(rows)]
-    kinds = [TokenType.UNUSED] * rows
+    bytewise = not model.get("byte_fallback")
+    added: list[dict[str, Any]] = [one for one in tokenizer.get("added_tokens", ()) if one["content"] not in beyond]
+    _require_rows({**model["vocab"], **{one["content"]: one["id"] for one in added}}, rows, beyond, subject)
+    tokens, kinds = [f"[PAD{number}]" for number in range(rows)], [TokenType.UNUSED] * rows
     for text, number in model["vocab"].items():
-        tokens[number], kinds[number] = text, TokenType.NORMAL
-    for added in tokenizer["added_tokens"]:
-        tokens[added["id"]] = added["content"]
-        kinds[added["id"]] = TokenType.CONTROL if added["special"] else TokenType.USER_DEFINED
-    merges = [pair if isinstance(pair, str) else " ".join(pair) for pair in model["merges"]]
-    return Vocabulary(_cut(folder, tokenizer.get("pre_tokenizer")), tokens, kinds, merges)
+        if number < rows:
+            tokens[number] = text
+            kinds[number] = TokenType.NORMAL if bytewise else pieces.kind_of(text, model.get("unk_token"))
+    for one in added:
+        tokens[one["id"]], kinds[one["id"]] = _added(one)
+    if bytewise:
+        return Vocabulary("gpt2", cut_of(tokenizer, subject), tokens, kinds, _merges(model["merges"]))
+    apart = {one["content"] for one in added}
+    known = pieces.scores_of(model["vocab"], model["merges"], apart, subject)
+    scores = [known.get(number, -1000.0 if kinds[number] != TokenType.UNUSED else -10000.0) for number in range(rows)]
+    blank_first = pieces.blank_first(tokenizer, subject)
+    takes_blanks = any(one["special"] and one.get("rstrip") for one in added)
+    return Vocabulary("llama", "default", tokens, kinds, [], scores, blank_first, takes_blanks)
 
 
-def _cut(folder: Path, pre: dict[str, Any] | None) -> str:
-    steps = tuple(_steps(pre)) if pre is not None else ()
-    if steps not in _CUTS:
-        raise CapabilityError(
-            str(folder),
-            f"its tokenizer cuts text by {list(steps)}",
-            "llama.cpp knows ways of cutting by name, and this one has none here.",
-            "Export it to Hugging Face or vLLM.",
+def _added(one: dict[str, Any]) -> tuple[str, TokenType]:
+    text = one["content"]
+    if one["special"] or _looks_special(text):
+        return text, TokenType.CONTROL
+    return text.replace(_BLANK, " "), TokenType.USER_DEFINED  # which is searched for before blanks become marks
+
+
+def _looks_special(text: str) -> bool:
+    """Some models do not mark their control tokens as special; by their looks, llama.cpp's converter takes these so."""
+    marked = (("<|", "|>"), ("<｜", "｜>"), ("<unused", ">"))
+    return text in _LOOK_SPECIAL or any(text.startswith(begin) and text.endswith(end) for begin, end in marked)
+
+
+def _merges(merges: list[Any]) -> list[str]:
+    """A pair is written with a blank between, so a blank within is written as byte-level tokens have it."""
+    return [one if isinstance(one, str) else " ".join(part.replace(" ", "Ġ") for part in one) for one in merges]
+
+
+def _require_rows(ids: dict[str, int], rows: int, beyond: Collection[str], subject: str) -> None:
+    without = sorted((number, text) for text, number in ids.items() if number >= rows and text not in beyond)
+    if without:
+        number, text = without[0]
+        raise ModelError(
+            subject,
+            f"token '{text}' has id {number}, and {len(without) - 1} more lie beyond the embedding",
+            f"The embedding has {rows} rows, one for each token.",
+            "Resize the model's embedding to its tokenizer, or use the tokenizer that it was trained with.",
         )
-    return _CUTS[steps]
 
 
-def _steps(pre: dict[str, Any]) -> list[str]:
-    kind = pre["type"]
-    if kind == "Sequence":
-        return [step for each in pre["pretokenizers"] for step in _steps(each)]
-    if kind == "ByteLevel":
-        return ["words"] if pre.get("use_regex", True) else []
-    if kind == "Digits":
-        return ["digits"] if pre["individual_digits"] else ["digit runs"]
-    if kind == "Split":
-        return [pre["pattern"].get("Regex") or repr(pre["pattern"].get("String"))]
-    return [kind]
+def _load(file: Path) -> dict[str, Any]:
+    if not file.is_file():
+        raise ModelError(
+            str(file),
+            "it is not there",
+            "A GGUF file holds the tokenizer, which is read from it.",
+            "Save the tokenizer into that folder.",
+        )
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+        found["model"]["vocab"].items()
+    except (ValueError, KeyError, TypeError, AttributeError) as cause:
+        raise ModelError(str(file), "no tokenizer", "It has a model with a vocabulary.", "Save it again.") from cause
+    return found
