@@ -51,9 +51,7 @@ def test_without_ggml_the_gguf_package_encodes(kind, monkeypatch):
             encode(rows(), Type.Q4_K)
         ones = np.ones(512, dtype=np.float32)
         if kind != Type.Q8_0:
-            with pytest.raises(
-                MissingPackageError, match=f"{kind.name} with an importance.*leave the"
-            ):
+            with pytest.raises(MissingPackageError, match=f"{kind.name} with an importance.*leave the"):
                 encode(rows(), kind, ones)
         else:
             assert np.array_equal(encode(rows(), kind, ones), encode(rows(), kind))

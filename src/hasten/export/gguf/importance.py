@@ -120,7 +120,10 @@ def measure(
             if own is None or squares.total is None:
                 without.append(own or name)
                 continue
-            sums[own], counts[own] = squares.total.to("cpu", torch.float32).numpy(), np.float32([squares.positions])
+            sums[own], counts[own] = (
+                squares.total.to("cpu", torch.float32).numpy(),
+                np.array([squares.positions], dtype=np.float32),
+            )
             if not np.isfinite(sums[own]).all():
                 raise ModelError(
                     name,
@@ -260,7 +263,7 @@ def _read_old(data: bytes) -> Importance:
         if values < 1:
             raise ValueError("no values")
         sums[name] = np.frombuffer(data, "<f4", values, at).astype(np.float32)
-        counts[name] = np.float32([max(calls, 1)])
+        counts[name] = np.array([max(calls, 1)], dtype=np.float32)
         at += 4 * values
     return Importance(sums, counts)
 
