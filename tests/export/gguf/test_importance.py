@@ -71,9 +71,7 @@ def test_a_family_without_a_form():
 def test_inputs_that_are_not_finite():
     model = tiny.llama()
     model.model.layers[1].input_layernorm.weight.data[3] = torch.inf
-    with pytest.raises(
-        ModelError, match=r"layers\.1\.self_attn\.\w_proj: what it reads is not finite.*Check the model"
-    ):
+    with pytest.raises(ModelError, match=r"layers\.1\.self_attn\.\w_proj: what it reads is not finite.*Check"):
         measure(model, windows())
 
 

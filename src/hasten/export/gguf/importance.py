@@ -253,6 +253,8 @@ def _read_old(data: bytes) -> Importance:
     sums: dict[str, np.ndarray] = {}
     counts: dict[str, np.ndarray] = {}
     (entries,), at = struct.unpack_from("<i", data), 4
+    if entries < 0:
+        raise ValueError("no number of entries")
     for _ in range(entries):
         (size,) = struct.unpack_from("<i", data, at)
         if not 0 < size < 1024:
