@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from hasten.errors import ConfigError
-from hasten.export.gguf.dynamic import CANDIDATES, dynamic, error, file_bytes, kinds_for, stored, tensor_bytes
+from hasten.export.gguf.dynamic import NARROW, WIDE, dynamic, error, file_bytes, kinds_for, stored, tensor_bytes
 from hasten.export.gguf.encoders import Type
 from hasten.export.gguf.mixes import Chosen, Model, Tensor, choose
 from support import tiny
@@ -79,9 +79,7 @@ def test_an_outlier_is_found(windows):
 def test_rows_that_k_types_do_not_fit(windows):
     made = model(hidden_size=64, intermediate_size=128)
     found = dynamic(made, windows, tensors_of(made), shape_of(made), size="q4_k_m")
-    assert {chosen.kind for chosen in found.choices.values()} <= {
-        Type.F32, Type.IQ4_NL, Type.Q4_0, Type.Q4_1, Type.Q5_0, Type.Q5_1, Type.Q8_0,
-    }  # fmt: skip
+    assert {chosen.kind for chosen in found.choices.values()} <= {Type.F32, *NARROW}
 
 
 def test_a_size_that_cannot_be(windows):
@@ -99,4 +97,7 @@ def test_what_a_type_leaves():
     )
     sizes = [error(weight, kind).norm() / weight.norm() for kind in (Type.Q3_K, Type.Q4_K, Type.Q5_K, Type.Q6_K)]
     assert sizes == sorted(sizes, reverse=True)
-    assert kinds_for(Tensor("a", (1, 256))) == CANDIDATES and Type.Q4_K not in kinds_for(Tensor("a", (1, 96)))
+    assert [kinds_for(Tensor("a", (1, width))) for width in (256, 96, 80)] == [WIDE, NARROW, ()]
+    for kinds, width in ((WIDE, 256), (NARROW, 32)):
+        sizes = [tensor_bytes(Tensor("a", (3, width)), kind) for kind in kinds]
+        assert sizes == sorted(set(sizes)), "each is larger than the one before it"

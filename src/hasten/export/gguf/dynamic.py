@@ -31,11 +31,12 @@ from hasten.quant.sensitivity import price
 from hasten.quant.stages import Stages
 
 NAME = "dynamic"
-CANDIDATES = (
-    Type.Q3_K, Type.IQ4_XS, Type.IQ4_NL, Type.Q4_0, Type.Q4_K, Type.Q4_1, Type.Q5_0, Type.Q5_K, Type.Q5_1,
-    Type.Q6_K, Type.Q8_0,
-)  # fmt: skip
-"""What a weight may get, where its rows are whole blocks of it."""
+WIDE = (Type.Q3_K, Type.IQ4_XS, Type.Q4_K, Type.Q5_K, Type.Q6_K, Type.Q8_0)
+"""What a weight may get whose rows are whole blocks of 256."""
+NARROW = (Type.IQ4_NL, Type.Q4_1, Type.Q5_0, Type.Q5_1, Type.Q8_0)
+"""And where they are not. Each is larger than the one before it; others of a size leave more (Q4_0)."""
+_MEASURED_ON = 2048
+"""Tokens that embedding and head are measured on: a pass through the model for each type."""
 
 Tell = Callable[[str], None]
 
@@ -145,7 +146,7 @@ class _Candidates:
         errors: dict[str, list[torch.Tensor]] = {}
         for name in layer.projections:
             tensor = self._by_name.get(self._names.of(f"{name}.weight") or "")
-            if tensor is None:
+            if tensor is None or not kinds_for(tensor):
                 continue
             weight_NK = self.model.get_submodule(name).weight.detach()
             importance_K = moments.pop(name).diagonal().to("cpu", torch.float32).numpy().copy()
@@ -156,8 +157,11 @@ class _Candidates:
 
 
 def kinds_for(tensor: Tensor) -> tuple[Type, ...]:
-    """The candidates whose blocks fit."""
-    return tuple(kind for kind in CANDIDATES if tensor.shape[-1] % GGML_QUANT_SIZES[kind][0] == 0)
+    """What a tensor may get, the least first; nothing where no block fits its rows."""
+    width = tensor.shape[-1]
+    return next(
+        (kinds for kinds in (WIDE, NARROW) if all(width % GGML_QUANT_SIZES[kind][0] == 0 for kind in kinds)), ()
+    )
 
 
 def error(weight_NK: torch.Tensor, kind: Type, importance_K: np.ndarray | None = None) -> torch.Tensor:
@@ -176,9 +180,10 @@ def _ends(stages: Stages, windows: Sequence[torch.Tensor], by_name: Mapping[str,
     model = stages.model
     ends = {"token_embd.weight": model.get_input_embeddings(), "output.weight": model.get_output_embeddings()}
     found: list[Priced] = []
-    with Reference(stages, windows) as before:
+    some = max(1, _MEASURED_ON // max(map(len, windows)))
+    with Reference(stages, windows[:some]) as before:
         for name, module in ends.items():
-            if name not in by_name:  # tied: the embedding serves as the head
+            if name not in by_name or not kinds_for(by_name[name]):  # tied: the embedding serves as the head
                 continue
             nats: dict[Type, float] = {}
             for kind in kinds_for(by_name[name]):
@@ -200,16 +205,11 @@ def _spend(
     choices, ways = dict(base), dict[str, list[Upgrade]]()
     kinds: dict[tuple[str, int], Type] = {}
     for each in priced:
-        name, by_bytes = each.tensor.name, dict[int, Type]()
-        for kind, nats in each.nats.items():  # of types of one size the better one
-            size = tensor_bytes(each.tensor, kind)
-            if size not in by_bytes or nats < each.nats[by_bytes[size]]:
-                by_bytes[size] = kind
-        least = min(by_bytes)
-        choices[name] = Chosen(by_bytes.pop(least))
-        kinds |= {(name, size - least): kind for size, kind in by_bytes.items()}
-        saved = {size: each.nats[choices[name].kind] - each.nats[kind] for size, kind in by_bytes.items()}
-        ways[name] = [Upgrade(0, 0, nats, size - least) for size, nats in saved.items()]
+        name, (least, *more) = each.tensor.name, each.nats
+        choices[name], smallest = Chosen(least), tensor_bytes(each.tensor, least)
+        added = {tensor_bytes(each.tensor, kind) - smallest: kind for kind in more}
+        kinds |= {(name, size): kind for size, kind in added.items()}
+        ways[name] = [Upgrade(0, 0, each.nats[least] - each.nats[kind], size) for size, kind in added.items()]
     left = budget - file_bytes(tensors, choices)
     if left < 0:
         bits = 8 * file_bytes(tensors, choices) / sum(int(np.prod(tensor.shape)) for tensor in tensors)
