@@ -1,7 +1,10 @@
 """ggml's types: encoded rows mean what they were, within what each type loses."""
 
+import warnings
+
 import numpy as np
 import pytest
+import torch
 from gguf import quants
 
 from hasten.errors import CapabilityError, MissingPackageError
@@ -46,6 +49,12 @@ def test_without_ggml_the_gguf_package_encodes(kind, monkeypatch):
         back = quants.dequantize(encode(rows(), kind).reshape(-1), kind).reshape(7, 512)
         with pytest.raises(MissingPackageError, match=r"Q4_K: libggml-python is not installed.*hasten\[gguf\]"):
             encode(rows(), Type.Q4_K)
+        ones = np.ones(512, dtype=np.float32)
+        if kind != Type.Q8_0:
+            with pytest.raises(MissingPackageError, match=f"{kind.name} with an importance.*leave the"):
+                encode(rows(), kind, ones)
+        else:
+            assert np.array_equal(encode(rows(), kind, ones), encode(rows(), kind))
     finally:
         encoders._encoder.cache_clear()
     assert np.linalg.norm(back - rows()) <= LOSES[kind] * np.linalg.norm(rows())
@@ -62,6 +71,39 @@ def test_importance_moves_the_error_to_where_it_counts_less(kind):
         return float(((back - values) ** 2 * weights).sum())
 
     assert lost(weights) < 0.9 * lost(np.ones_like(weights))
+
+
+@pytest.mark.parametrize("kind", [*PLAIN, Type.Q8_0, Type.Q4_K], ids=lambda kind: kind.name)
+def test_values_of_16_bit_are_what_they_are_in_32(kind):
+    needs_ggml(kind)
+    values = torch.from_numpy(rows()).bfloat16()
+    wide = encode(values.float(), kind)
+    assert np.array_equal(encode(values, kind), wide)
+    narrow = values.half()  # normal numbers of eight bits: the same in float16
+    assert torch.equal(narrow.float(), values.float())
+    assert np.array_equal(encode(narrow, kind), wide) and np.array_equal(encode(narrow.numpy(), kind), wide)
+    from_file = narrow.numpy().copy()
+    from_file.flags.writeable = False
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert np.array_equal(encode(from_file, kind), wide)
+
+
+def test_each_expert_has_its_own_importance():
+    pytest.importorskip("libggml", reason="ggml's encoders are a package of their own")
+    experts = rows(12).reshape(3, 4, 512)
+    importance = np.random.default_rng(1).lognormal(0, 2, (3, 512)).astype(np.float32)
+    together = encode(experts, Type.Q4_K, importance)
+    assert together.shape == (3, 4, row_bytes(Type.Q4_K, 512))
+    for number in range(3):
+        assert np.array_equal(together[number], encode(experts[number], Type.Q4_K, importance[number]))
+    assert not np.array_equal(together, encode(experts, Type.Q4_K, importance[0]))
+
+
+def test_threads_do_not_change_bytes(monkeypatch):
+    needs_ggml(Type.Q4_K)
+    monkeypatch.setattr(encoders, "_VALUES", 1024)
+    assert np.array_equal(encode(rows(40), Type.Q4_K, threads=1), encode(rows(40), Type.Q4_K, threads=4))
 
 
 def test_rows_that_are_no_whole_blocks():

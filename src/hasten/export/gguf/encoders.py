@@ -2,7 +2,8 @@
 
 Encoders are ggml's own, from the package `libggml-python` (nothing is compiled here), so that a file has the bytes that
 llama.cpp's tools would write. Where it is not installed, the `gguf` package encodes what it can. Rows know nothing of
-each other, so blocks of them go to threads: ggml's encoders do not hold Python's lock.
+each other, so blocks of them go to threads: ggml's encoders do not hold Python's lock. Values of 16 bit become float32
+in the threads, a block at a time; no float32 copy of a whole weight is ever made.
 
 Shapes: N rows of K values, B bytes of a row.
 """
@@ -14,10 +15,11 @@ import importlib.util
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
+import torch
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, quants
 
 from hasten.errors import CapabilityError, MissingPackageError, StorageError
@@ -27,11 +29,13 @@ PLAIN = (Type.F32, Type.F16, Type.BF16)
 OF_GGUF = (Type.Q8_0, Type.Q4_0, Type.Q4_1, Type.Q5_0, Type.Q5_1)
 """What the gguf package encodes itself."""
 OF_GGML = (*OF_GGUF, Type.Q2_K, Type.Q3_K, Type.Q4_K, Type.Q5_K, Type.Q6_K, Type.IQ4_NL, Type.IQ4_XS)
-_VALUES = 2**20
-"""That a thread takes at once."""
+_VALUES = 2**17
+"""That a thread takes at once: its float32 copy stays in a core's cache."""
 _LIBRARIES = ("libggml-base.so", "libggml-base.dylib", "ggml-base.dll")
+_TORCH = {Type.F32: torch.float32, Type.F16: torch.float16, Type.BF16: torch.bfloat16}
 
-Encode = Callable[[np.ndarray, np.ndarray | None], np.ndarray]
+Encode = Callable[[np.ndarray, np.ndarray | None, np.ndarray], None]
+"""Rows float32 ``[n, K]``, importance float32 ``[K]`` or None, and where the bytes go: uint8 ``[n, B]``."""
 
 
 def row_bytes(kind: Type, width: int) -> int:
@@ -51,35 +55,66 @@ def row_bytes(kind: Type, width: int) -> int:
     return width // block * size
 
 
-def encode(rows_NK: np.ndarray, kind: Type, importance_K: np.ndarray | None = None) -> np.ndarray:
+def encode(
+    values: np.ndarray | torch.Tensor,
+    kind: Type,
+    importance: np.ndarray | None = None,
+    *,
+    threads: int | None = None,
+) -> np.ndarray:
     """Rows in one of ggml's types.
 
     Args:
-        rows_NK: float32.
+        values: ``[..., K]``, e.g. ``[N, K]`` or, of E experts, ``[E, N, K]``; float32 or float16, or a tensor's
+            bfloat16.
         kind: one of `PLAIN` or `OF_GGML`.
-        importance_K: float32, how much an error of each value of a row counts; None: as the encoder has it. F32, F16,
-            BF16 and Q8_0 do not ask.
+        importance: float32 ``[K]``, or ``[E, K]`` for experts: how much an error of each value of a row counts;
+            None: as the encoder has it. F32, F16, BF16 and Q8_0 do not ask.
+        threads: how many encode at once; None: as many as this process may use cores.
 
     Returns:
-        uint8 ``[N, B]``.
+        uint8 ``[..., B]``.
 
     Raises:
         CapabilityError: rows are no whole blocks.
         MissingPackageError: the type is ggml's alone, and its package is not installed.
+        StorageError: the encoder wrote another number of bytes than its type has.
     """
-    width = row_bytes(kind, rows_NK.shape[1])
-    rows_NK = np.ascontiguousarray(rows_NK, dtype=np.float32)
+    tensor = _tensor(values)
+    shape = (*tensor.shape[:-1], row_bytes(kind, tensor.shape[-1]))
     if kind in PLAIN:
-        return np.ascontiguousarray(quants.quantize(rows_NK, kind)).view(np.uint8).reshape(len(rows_NK), width)
+        return tensor.to(_TORCH[kind]).contiguous().view(torch.uint8).numpy().reshape(shape)
+    if importance is not None and importance.ndim == 2:  # each expert has its own
+        parts = [encode(tensor[number], kind, importance[number], threads=threads) for number in range(len(importance))]
+        return np.stack(parts)
+    rows_NK = tensor.reshape(-1, tensor.shape[-1])
+    weights = None if importance is None else np.ascontiguousarray(importance, dtype=np.float32)
+    assert weights is None or weights.shape == rows_NK.shape[1:], "one weight for each value of a row"
     own, step = _encoder(kind), max(1, _VALUES // max(rows_NK.shape[1], 1))
-    out_NB = np.empty((len(rows_NK), width), dtype=np.uint8)
+    out_NB = np.empty((len(rows_NK), shape[-1]), dtype=np.uint8)
 
     def part(start: int) -> None:
-        out_NB[start : start + step] = own(rows_NK[start : start + step], importance_K)
+        own(rows_NK[start : start + step].float().contiguous().numpy(), weights, out_NB[start : start + step])
 
-    with ThreadPoolExecutor(os.cpu_count() or 1) as threads:
-        list(threads.map(part, range(0, len(rows_NK), step)))
-    return out_NB
+    with ThreadPoolExecutor(threads or _cores()) as pool:
+        list(pool.map(part, range(0, len(rows_NK), step)))
+    return out_NB.reshape(shape)
+
+
+def has_ggml() -> bool:
+    """Whether ggml's own encoders are here; without them there are `PLAIN` and `OF_GGUF`, without importance."""
+    return _library() is not None
+
+
+def _tensor(values: np.ndarray | torch.Tensor) -> torch.Tensor:
+    if isinstance(values, torch.Tensor):
+        return values.detach()
+    # torch does not take memory that it could not write to, such as a file's.
+    return torch.from_numpy(np.require(values, requirements=("C", "W")))
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @cache
@@ -87,34 +122,40 @@ def _encoder(kind: Type) -> Encode:
     library = _library()
     if library is None:
         if kind in OF_GGUF:
-            return lambda rows_NK, importance_K: quants.quantize(rows_NK, kind)
-        raise MissingPackageError(
-            kind.name,
-            "libggml-python is not installed",
-            "Its encoder is ggml's own.",
-            'Run `pip install "hasten[gguf]"`, or use one of ' + ", ".join(each.name for each in OF_GGUF) + ".",
-        )
+            return partial(_by_gguf, kind)
+        raise _missing(kind.name, "use one of " + ", ".join(each.name for each in OF_GGUF))
     library.ggml_quantize_init(int(kind))
 
-    def chunk(rows_NK: np.ndarray, importance_K: np.ndarray | None) -> np.ndarray:
-        rows_NK = np.ascontiguousarray(rows_NK)
-        out_NB = np.empty((len(rows_NK), row_bytes(kind, rows_NK.shape[1])), dtype=np.uint8)
-        weights = None if importance_K is None else np.ascontiguousarray(importance_K, dtype=np.float32)
+    def into(rows_nK: np.ndarray, importance_K: np.ndarray | None, out_nB: np.ndarray) -> None:
         written = library.ggml_quantize_chunk(
             int(kind),
-            rows_NK.ctypes.data,
-            out_NB.ctypes.data,
+            rows_nK.ctypes.data,
+            out_nB.ctypes.data,
             0,
-            len(rows_NK),
-            rows_NK.shape[1],
-            None if weights is None else weights.ctypes.data,
+            len(rows_nK),
+            rows_nK.shape[1],
+            None if importance_K is None else importance_K.ctypes.data,
         )
-        if written != out_NB.nbytes:
+        if written != out_nB.nbytes:
             rule = "Every row has a fixed number of bytes."
-            raise StorageError(kind.name, f"ggml wrote {written} of {out_NB.nbytes} bytes", rule, "Report this.")
-        return out_NB
+            raise StorageError(kind.name, f"ggml wrote {written} of {out_nB.nbytes} bytes", rule, "Report this.")
 
-    return chunk
+    return into
+
+
+def _by_gguf(kind: Type, rows_nK: np.ndarray, importance_K: np.ndarray | None, out_nB: np.ndarray) -> None:
+    if importance_K is not None and kind != Type.Q8_0:  # Q8_0 never asks
+        raise _missing(f"{kind.name} with an importance matrix", "leave the importance matrix out")
+    np.copyto(out_nB, quants.quantize(rows_nK, kind))
+
+
+def _missing(what: str, otherwise: str) -> MissingPackageError:
+    return MissingPackageError(
+        what,
+        "libggml-python is not installed",
+        "Its encoder is ggml's own.",
+        f'Run `pip install "hasten[gguf]"`, or {otherwise}.',
+    )
 
 
 @cache

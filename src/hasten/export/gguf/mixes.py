@@ -9,6 +9,7 @@ outputs, whose errors cost most, have more bits in the first and last eighth of 
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -28,10 +29,16 @@ BASE: Mapping[str, Type] = {
 SHORT = {"q3_k": "q3_k_m", "q4_k": "q4_k_m", "q5_k": "q5_k_m"}
 _PLAIN = ("f32", "f16", "bf16")
 _NARROWER = {
-    Type.Q2_K: Type.IQ4_NL, Type.Q3_K: Type.IQ4_NL, Type.IQ4_XS: Type.IQ4_NL,
+    Type.Q2_K: Type.Q4_0, Type.Q3_K: Type.Q4_0, Type.IQ4_XS: Type.IQ4_NL,
     Type.Q4_K: Type.Q5_0, Type.Q5_K: Type.Q5_1, Type.Q6_K: Type.Q8_0,
 }  # fmt: skip
 """What takes the place of a type whose blocks of 256 do not fit."""
+_ROLES = {"output.weight": "head", "token_embd.weight": "embedding"}
+_PARTS = {
+    "attn_qkv.weight": "values", "attn_kv_b.weight": "values", "attn_v.weight": "values", "attn_k.weight": "keys",
+    "attn_output.weight": "attention outputs", "ffn_down": "mlp outputs",
+}  # fmt: skip
+"""What a tensor is to the rules, by a part of its name; matrices that hold values and others count as values."""
 _LAYER = re.compile(r"^blk\.(\d+)\.")
 
 
@@ -53,11 +60,18 @@ class Model:
     heads: int
     key_value_heads: int
     experts: int = 0
+    arch: str = "llama"
+    """``general.architecture``."""
 
     @property
     def shared(self) -> int:
         """Query heads that share a key head."""
         return self.heads // max(self.key_value_heads, 1)
+
+    @property
+    def is_70b(self) -> bool:
+        """Whether llama.cpp takes it for one of 70 billion weights: it goes by the number of layers."""
+        return self.layers == 80 and (self.arch == "qwen2" or (self.arch == "llama" and self.shared > 1))
 
 
 @dataclass(frozen=True)
@@ -86,37 +100,57 @@ def choose(tensors: Iterable[Tensor], name: str, model: Model, *, importance: bo
     """The type of every tensor.
 
     Args:
-        tensors: in the order of their layers.
+        tensors: all of the file's, in any order.
         name: from `named`.
         model: whose they are.
         importance: whether an importance matrix is used.
     """
     tensors = list(tensors)
-    has_head = any(tensor.name == "output.weight" for tensor in tensors)
-    chosen: dict[str, Chosen] = {}
-    values = 0  # attn_v tensors so far: the rules count them, not layers
-    for tensor in tensors:
-        if not _is_quantized(tensor):
-            chosen[tensor.name] = Chosen(Type.F32 if _stays_wide(tensor) or name == "f32" else BASE[name])
-            continue
-        if name in _PLAIN:
-            chosen[tensor.name] = Chosen(BASE[name])
-            continue
-        found = _LAYER.match(tensor.name)
-        layer = int(found[1]) if found else 0
-        kind = _mixed(tensor, name, model, layer, values, importance, has_head)
-        values += tensor.name.endswith("attn_v.weight")
+    if name in _PLAIN:
+        return {each.name: Chosen(BASE[name] if is_quantized(each) else Type.F32) for each in tensors}
+    has_head = any(each.name == "output.weight" for each in tensors)
+    place = Counter[str]()  # the rules count the tensors of a kind, not layers
+    of_values = sum(_role(each.name) == "values" for each in tensors if is_quantized(each))
+    chosen = dict.fromkeys((each.name for each in tensors), Chosen(Type.F32))
+    for tensor in sorted(filter(is_quantized, tensors), key=_in_order):
+        role = _role(tensor.name)
+        if role == "head" or (role == "embedding" and not has_head):
+            kind = _head(name, tensor.shape[-1])
+        elif role == "values":
+            kind = _values(name, model, place[role], of_values)
+        elif role == "mlp outputs":
+            at = _layer(tensor.name) if model.experts > 1 else place[role]
+            kind = _mlp_outputs(name, model.layers, at, importance)
+        elif role == "keys":
+            kind = Type.Q8_0 if model.experts == 8 else BASE[name]
+        elif role == "attention outputs":
+            kind = _attention_outputs(name, model.experts)
+        else:
+            kind = BASE[name]
+        place[role] += 1
         chosen[tensor.name] = _fitting(kind, tensor.shape[-1])
     return chosen
 
 
-def _is_quantized(tensor: Tensor) -> bool:
-    return tensor.name.endswith("weight") and not _stays_wide(tensor)
+def is_quantized(tensor: Tensor) -> bool:
+    """Whether a tensor gets the file's type: not vectors, norms and routers, which are few bytes, and all count."""
+    wide = len(tensor.shape) < 2 or "_norm.weight" in tensor.name or "ffn_gate_inp.weight" in tensor.name
+    return tensor.name.endswith("weight") and not wide
 
 
-def _stays_wide(tensor: Tensor) -> bool:
-    """Vectors, norms and routers: few bytes, and all of them count."""
-    return len(tensor.shape) < 2 or "_norm" in tensor.name or tensor.name.endswith("ffn_gate_inp.weight")
+def _layer(name: str) -> int:
+    found = _LAYER.match(name)
+    return int(found[1]) if found else -1
+
+
+def _in_order(tensor: Tensor) -> tuple[int, str]:
+    return _layer(tensor.name), tensor.name
+
+
+def _role(name: str) -> str:
+    if name in _ROLES:
+        return _ROLES[name]
+    return next((role for part, role in _PARTS.items() if part in name), "")
 
 
 def _fitting(kind: Type, width: int) -> Chosen:
@@ -128,46 +162,33 @@ def _fitting(kind: Type, width: int) -> Chosen:
     return Chosen(Type.F16, instead_of=kind)
 
 
-def _mixed(tensor: Tensor, name: str, model: Model, layer: int, values: int, importance: bool, has_head: bool) -> Type:
-    own = tensor.name.rpartition("blk.")[2].partition(".")[2] or tensor.name
+def _head(name: str, width: int) -> Type:
     base = BASE[name]
-    if tensor.name == "output.weight" or (tensor.name == "token_embd.weight" and not has_head):
-        if tensor.shape[-1] % 256:
-            return Type.Q8_0
-        return base if base == Type.Q8_0 else Type.Q6_K
-    if own == "attn_v.weight":
-        return _values(name, model, values)
-    if own == "attn_k.weight":
-        return Type.Q8_0 if model.experts == 8 else base
-    if own == "attn_output.weight":
-        if model.experts == 8:
-            five = ("q2_k", "q3_k_s", "q3_k_m", "q4_k_s", "q4_k_m", "iq4_nl", "iq4_xs")
-            return Type.Q5_K if name in five else base
-        return {"q2_k": Type.Q3_K, "q3_k_m": Type.Q4_K, "q3_k_l": Type.Q5_K}.get(name, base)
-    if own == "attn_qkv.weight":
-        more = {"q3_k_m": Type.Q4_K, "q3_k_l": Type.Q4_K, "q4_k_m": Type.Q5_K, "q5_k_m": Type.Q6_K}
-        return more.get(name, base)
-    if own.startswith("ffn_down"):
-        return _mlp_outputs(name, model.layers, layer, importance)
-    return base
+    return Type.Q8_0 if base == Type.Q8_0 or width % GGML_QUANT_SIZES[base][0] else Type.Q6_K
 
 
-def _values(name: str, model: Model, place: int) -> Type:
-    base = BASE[name]
-    kind = base
+def _values(name: str, model: Model, place: int, of: int) -> Type:
+    kind = BASE[name]
     if name == "q2_k":
         kind = Type.Q4_K if model.shared >= 4 else Type.Q3_K
     elif name == "q3_k_m":
         kind = Type.Q5_K if place < 2 else Type.Q4_K
     elif name == "q3_k_l" or (name in ("iq4_nl", "iq4_xs") and model.shared >= 4):
         kind = Type.Q5_K
-    elif name in ("q4_k_m", "q5_k_m") and _more(place, model.layers):
+    elif name in ("q4_k_m", "q5_k_m") and _more(place, of):
         kind = Type.Q6_K
     elif name == "q4_k_s" and place < 4:
         kind = Type.Q5_K
-    if model.layers == 80 and model.shared == 8 and kind in (Type.Q3_K, Type.Q4_K):  # 70B: eight heads share one
+    if model.is_70b and kind in (Type.Q3_K, Type.Q4_K):  # eight heads share one: few bytes
         kind = Type.Q5_K
     return Type.Q8_0 if model.experts == 8 else kind
+
+
+def _attention_outputs(name: str, experts: int) -> Type:
+    if experts == 8:
+        five = ("q2_k", "q3_k_s", "q3_k_m", "q4_k_s", "q4_k_m", "iq4_nl", "iq4_xs")
+        return Type.Q5_K if name in five else BASE[name]
+    return {"q2_k": Type.Q3_K, "q3_k_m": Type.Q4_K, "q3_k_l": Type.Q5_K}.get(name, BASE[name])
 
 
 def _mlp_outputs(name: str, layers: int, layer: int, importance: bool) -> Type:
