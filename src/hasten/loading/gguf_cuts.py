@@ -31,8 +31,9 @@ _DEEPSEEK3 = (
     r"[!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*|"
     + _BLANKS
 )
+_GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 WORDS, DIGITS = "words", "digits"
-"""GPT-2's own expression, and single digits: tokenizers has both built in."""
+"""GPT-2's expression as the last step, and single digits: tokenizers has both built in."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +77,7 @@ _BY_CUT: tuple[tuple[Cut, tuple[str, ...]], ...] = (
         Cut(steps=("[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", "[一-龥ࠀ-一가-퟿]+", DIGITS)),
         ("deepseek-coder",),
     ),
-    (Cut(steps=(r"[\p{P}\$\+<=>\^~\|]+", WORDS, r"\p{N}+", "[0-9][0-9][0-9]")), ("default",)),
+    (Cut(steps=(r"[\p{P}\$\+<=>\^~\|]+", _GPT2, r"\p{N}+", "[0-9][0-9][0-9]")), ("default",)),
 )
 CUTS: Mapping[str, Cut] = MappingProxyType({name: cut for cut, names in _BY_CUT for name in names})
 """By llama.cpp's name."""

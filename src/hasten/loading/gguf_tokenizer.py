@@ -79,7 +79,10 @@ def tokenizer_files(file: GgufFile) -> TokenizerFiles:
         **body,
         "post_processor": _around(file, tokens, begin, byte_level=kind == "gpt2"),
     }
-    return TokenizerFiles(_ordered(body), _config(file, tokens), file.fields.get("tokenizer.chat_template"), notes)
+    config = _config(file, tokens)
+    if file.arch == "qwen2":  # transformers makes this family's tokenizer anew, and asks for these
+        config |= {"add_bos_token": _flag(file, "bos", begin), "add_eos_token": _flag(file, "eos", False)}
+    return TokenizerFiles(_ordered(body), config, file.fields.get("tokenizer.chat_template"), notes)
 
 
 def end_tokens(file: GgufFile) -> list[int]:
@@ -239,11 +242,16 @@ def _bpe(vocabulary: dict[str, int], merges: list[list[str]], **changes: Any) ->
     return {**model, **changes, "vocab": vocabulary, "merges": merges}
 
 
+def _flag(file: GgufFile, name: str, default: bool) -> bool:
+    """Whether the begin or end token is put around texts."""
+    return bool(file.fields.get(f"{_KEY}add_{name}_token", default))
+
+
 def _around(file: GgufFile, tokens: list[str], begin: bool, *, byte_level: bool) -> dict[str, Any] | None:
     """What is put before and behind a text."""
     ends = {
-        "bos": file.fields.get(f"{_KEY}bos_token_id") if file.fields.get(f"{_KEY}add_bos_token", begin) else None,
-        "eos": file.fields.get(f"{_KEY}eos_token_id") if file.fields.get(f"{_KEY}add_eos_token", False) else None,
+        name: file.fields.get(f"{_KEY}{name}_token_id") if _flag(file, name, default) else None
+        for name, default in (("bos", begin), ("eos", False))
     }
     used = {name: int(number) for name, number in ends.items() if number is not None}
     spans = {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": False, "use_regex": True}
