@@ -1,6 +1,7 @@
 """Every family's and every type's weights, bit by bit, and back again."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -49,8 +50,7 @@ def logits(folder):
         return model(torch.arange(3, 33).unsqueeze(0)).logits
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("kind", ["F32", "F16", "BF16"])
+@pytest.mark.parametrize(("family", "kind"), [*((family, "F16") for family in FAMILIES), ("gemma3_text", "BF16")])
 def test_weights_and_logits_of_every_family(family, kind, tmp_path):
     model = made(family)
     gguf_models.write_model(tmp_path / "x.gguf", model, kind=kind)
@@ -74,16 +74,15 @@ def test_every_type_gives_the_values_that_the_gguf_package_decodes(kind, tmp_pat
     source = Source(PlainFolder(folder))  # puts queries and keys back as the file has them
     for entry in source.entries:
         assert np.array_equal(source.read(entry), written[entry.tensor.name]), entry.name
+    stored = tensors(folder)
+    assert {entry.name for entry in source.entries} == stored.keys()
     with torch.no_grad():  # the reference: the live model with the decoded weights
-        names = {entry.name: entry for entry in source.entries}
         for name, parameter in model.named_parameters():
-            stored = tensors(folder)[name].float()
-            assert stored.shape == parameter.shape and name in names
-            parameter.copy_(stored)
+            parameter.copy_(stored[name])
         assert torch.equal(logits(folder), model(torch.arange(3, 33).unsqueeze(0)).logits)
 
 
-@pytest.mark.parametrize("family", [name for name in FAMILIES if family_of(made(name).config.model_type).gguf])
+@pytest.mark.parametrize("family", [name for name in FAMILIES if family_of(name.split()[0]).gguf])
 def test_f16_comes_back_bit_by_bit(family, tmp_path):
     model = made(family)
     torch.manual_seed(1)
@@ -92,8 +91,6 @@ def test_f16_comes_back_bit_by_bit(family, tmp_path):
             parameter.copy_((torch.randn_like(parameter) * 0.1).half())
     written = gguf_models.write_model(tmp_path / "x.gguf", model, kind="F16")
     source = Source(PlainFolder(gguf.model_folder(tmp_path / "x.gguf", tmp_path / "cache")))
-    if model.config.model_type == "gemma3_text":
-        pytest.skip("norms are checked in test_weights_and_logits_of_every_family")
     assert {entry.tensor.name for entry in source.entries} == written.keys()
     for entry in source.entries:
         back = source.read(entry)
@@ -139,7 +136,7 @@ def test_large_models_are_sharded(tmp_path, monkeypatch):
 
 def test_a_disk_without_room(tmp_path, monkeypatch):
     gguf_models.write_model(tmp_path / "x.gguf", made("llama"))
-    monkeypatch.setattr("shutil.disk_usage", lambda _: (0, 0, 1000))
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=1000))
     with pytest.raises(StorageError, match=r"0\.0 GB are free.*takes 0\.0 GB.*Free some space"):
         gguf.model_folder(tmp_path / "x.gguf", tmp_path / "cache")
     assert list((tmp_path / "cache").iterdir()) == []

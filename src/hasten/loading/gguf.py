@@ -120,7 +120,7 @@ def _by_us(file: GgufFile, target: Path) -> list[str]:
     config.architectures = [_class_name(config)]
     config.save_pretrained(target)
     _write(target / "tokenizer.json", tokenizer.tokenizer)
-    settings = dict(tokenizer.config, model_max_length=config.max_position_embeddings)
+    settings = dict(tokenizer.config)
     if tokenizer.template is not None:  # in both places that readers look at
         settings["chat_template"] = tokenizer.template
         (target / "chat_template.jinja").write_text(tokenizer.template, encoding="utf-8", newline="")

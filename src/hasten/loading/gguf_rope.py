@@ -124,7 +124,8 @@ def _solved(factors: np.ndarray, theta: float, rotated: int) -> list[tuple[float
         return []
     original = round(slope / offset)
     high = 1 + 1 / offset
-    return [(factor, 1.0, float(round(high)), original), (factor, 1.0, high, original)]
+    # Round numbers first: nobody publishes others.
+    return [(f, 1.0, h, original) for f in (round(factor, 2), plain(factor)) for h in (round(high, 2), high)]
 
 
 def _long(file: GgufFile) -> dict[str, Any]:

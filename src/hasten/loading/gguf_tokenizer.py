@@ -80,8 +80,11 @@ def tokenizer_files(file: GgufFile) -> TokenizerFiles:
         "post_processor": _around(file, tokens, begin, byte_level=kind == "gpt2"),
     }
     config = _config(file, tokens)
-    if file.arch == "qwen2":  # transformers makes this family's tokenizer anew, and asks for these
-        config |= {"add_bos_token": _flag(file, "bos", begin), "add_eos_token": _flag(file, "eos", False)}
+    if file.arch == "qwen2":
+        # transformers makes this family's tokenizer anew from the vocabulary: it asks for these, and would add its own
+        # end token, beyond the embedding, where one of them is not named.
+        ends = {"add_bos_token": _flag(file, "bos", begin), "add_eos_token": _flag(file, "eos", False)}
+        config = {"unk_token": None, "eos_token": None, "pad_token": None, **ends, **config}
     return TokenizerFiles(_ordered(body), config, file.fields.get("tokenizer.chat_template"), notes)
 
 
