@@ -47,6 +47,16 @@ def test_a_local_folder_wins_over_a_hub_repository(tmp_path, monkeypatch):
     assert resolve("org/name") == Source("folder", str((tmp_path / "org" / "name").resolve()))
 
 
+def test_a_model_of_ollama(tmp_path, monkeypatch):
+    manifest = tmp_path / "manifests" / "registry.ollama.ai" / "library" / "m" / "latest"
+    manifest.parent.mkdir(parents=True)
+    manifest.write_text("{}")
+    assert resolve("ollama:m", ollama=tmp_path) == Source("gguf", str(manifest))
+    monkeypatch.setenv("OLLAMA_MODELS", str(tmp_path))
+    assert resolve("ollama:m") == Source("gguf", str(manifest))
+    assert refusal("ollama:n").value.startswith("no such model in ")
+
+
 def test_the_home_folder_is_understood(tmp_path, monkeypatch):
     folder_of(tmp_path / "m", ["model.safetensors"])
     monkeypatch.setenv("HOME", str(tmp_path))

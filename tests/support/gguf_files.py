@@ -39,6 +39,7 @@ def write_llama(path: Path, model: Any, tokenizer: Any, architecture: str = "lla
     writer.add_vocab_size(config.vocab_size)
     backend = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
     writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("gpt-2")
     writer.add_token_list(sorted(backend["vocab"], key=backend["vocab"].get))
     specials = set(tokenizer.all_special_ids)
     writer.add_token_types([3 if number in specials else 1 for number in range(len(tokenizer))])

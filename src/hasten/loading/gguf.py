@@ -1,23 +1,36 @@
-"""A GGUF file becomes an ordinary model folder: dequantized once, cached by content.
+"""A GGUF file becomes an ordinary model folder: converted once, cached by content.
 
-Reading a GGUF takes transformers many seconds each time, and a model loaded straight from one still calls itself
-quantized: it can be neither saved nor trained. Converting once, with ``GgufConfig(dequantize=True)``, gives the same
-weights as plain safetensors.
+Converting gives plain safetensors that transformers, peft and every exporter read, with the values of the file
+(`gguf_tensors`), a configuration from its metadata (`gguf_config`) and the tokenizer that its vocabulary describes
+(`gguf_tokenizer`). transformers' own conversion is left for architectures that have no table here; the folder says so.
 """
 
 from __future__ import annotations
 
 import hashlib
-import struct
+import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from hasten.errors import ModelError
 from hasten.files import make_folder, new_folder
+from hasten.loading import gguf_tensors
+from hasten.loading.gguf_config import configuration
+from hasten.loading.gguf_file import GgufFile, open_gguf, parts_of, require_gguf
+from hasten.loading.gguf_names import FORMS
+from hasten.loading.gguf_numbers import plain
+from hasten.loading.gguf_tokenizer import end_tokens, tokenizer_files
+from hasten.loading.ollama_store import OllamaModel, is_manifest, read_manifest
 
 _READ_BYTES = 1 << 20
-_CONVERSION = 2
+_CONVERSION = 3
 """Raised when the conversion changes what it writes, so that folders made before are not taken."""
+NOTES = "converted.json"
+"""What a folder says of its conversion: the file, notes, and what an Ollama model had beside its weights."""
+_SAMPLING = {"temp": "temperature", "top_k": "top_k", "top_p": "top_p", "min_p": "min_p"}
+_SPELLED = {"temperature": "temperature", "top_k": "top_k", "top_p": "top_p", "min_p": "min_p"}
+"""Ollama's parameters -> transformers'. Its repetition penalty looks at the last tokens only, and has no twin."""
 
 
 def sha256(path: Path) -> str:
@@ -34,70 +47,158 @@ def folder_name(stem: str, content: str) -> str:
     return f"{stem}-{content[:16]}-v{_CONVERSION}"
 
 
-def model_folder(gguf_path: Path, cache: Path) -> Path:
-    """The folder with the dequantized weights and the tokenizer of a GGUF file; converted if it is not cached yet.
+def model_folder(path: Path, cache: Path) -> Path:
+    """The folder with the weights and the tokenizer of a GGUF model; converted if it is not cached yet.
 
     Args:
-        gguf_path: the GGUF file.
+        path: the GGUF file (any file of a split model), or a manifest in an Ollama store.
         cache: the folder that keeps converted models.
 
     Raises:
-        ModelError: the file is no GGUF, or its architecture is unknown to transformers.
-        StorageError: the cache cannot be written.
+        ModelError: the file is no GGUF, damaged, or of an architecture that is not known.
+        StorageError: the cache cannot be written, or has no room for the model.
     """
-    try:
-        with gguf_path.open("rb") as file:
-            magic = file.read(4)
-        content = sha256(gguf_path)
-    except OSError as cause:
-        reason = f"it cannot be read ({cause.strerror})"
-        raise ModelError(str(gguf_path), reason, "A model is read from this file.", "Check its permissions.") from cause
-    if magic != b"GGUF":
-        rule = "Its first four bytes must be 'GGUF'."
-        raise ModelError(str(gguf_path), "not a GGUF file", rule, "Download it again.")
-    folder = cache / folder_name(gguf_path.stem, content)
+    ollama = read_manifest(path) if is_manifest(path) else None
+    file = ollama.weights if ollama is not None else path
+    parts = parts_of(file)
+    for part in parts:
+        require_gguf(part)
+    if ollama is not None:
+        stem, content = ollama.stem, ollama.digest
+    else:
+        stem, content = parts[0].stem, _content(parts)
+    folder = cache / folder_name(stem, content)
     if folder.is_dir():
         return folder
     make_folder(cache)
     with new_folder(folder) as temporary:
-        _convert(gguf_path, temporary)
+        _convert(file, temporary, ollama)
     return folder
 
 
-def _convert(gguf_path: Path, target: Path) -> None:
+def notes(folder: Path) -> list[str]:
+    """What is to be known of a converted folder, one sentence each; none of any other folder."""
+    return list(_converted(folder).get("notes", []))
+
+
+def system_text(folder: Path) -> str | None:
+    """The system text that an Ollama model has beside its weights."""
+    return _converted(folder).get("system")
+
+
+def _converted(folder: Path) -> dict[str, Any]:
+    file = folder / NOTES
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+
+
+def _content(parts: Sequence[Path]) -> str:
+    try:
+        digests = [sha256(part) for part in parts]
+    except OSError as cause:
+        reason = f"it cannot be read ({cause.strerror})"
+        raise ModelError(str(parts[0]), reason, "A model is read from this file.", "Check its permissions.") from cause
+    return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
+
+
+def _convert(path: Path, target: Path, ollama: OllamaModel | None) -> None:
+    file = open_gguf(path)
+    said = _by_us(file, target) if file.arch in FORMS else _by_transformers(file, target)
+    record: dict[str, Any] = {"file": path.name, "architecture": file.arch, "notes": said}
+    if ollama is not None:
+        record |= {"model": ollama.name, "system": ollama.system, "parameters": ollama.parameters}
+        said += ollama.notes
+        _generation(target, {theirs: ollama.parameters.get(ours) for ours, theirs in _SPELLED.items()})
+    _write(target / NOTES, record)
+
+
+def _by_us(file: GgufFile, target: Path) -> list[str]:
+    form = FORMS[file.arch]
+    config = configuration(file, form)
+    tokenizer = tokenizer_files(file)
+    stored = gguf_tensors.plan(file, form, config)
+    config.dtype = gguf_tensors.main_type(stored)
+    config.architectures = [_class_name(config)]
+    config.save_pretrained(target)
+    _write(target / "tokenizer.json", tokenizer.tokenizer)
+    settings = dict(tokenizer.config)
+    if tokenizer.template is not None:  # in both places that readers look at
+        settings["chat_template"] = tokenizer.template
+        (target / "chat_template.jinja").write_text(tokenizer.template, encoding="utf-8", newline="")
+    _write(target / "tokenizer_config.json", settings)
+    ends = end_tokens(file)
+    _write(
+        target / "generation_config.json",
+        {
+            "bos_token_id": config.bos_token_id,
+            "eos_token_id": ends if len(ends) > 1 else config.eos_token_id,
+            "pad_token_id": config.pad_token_id,
+        },
+    )
+    _generation(target, {ours: file.fields.get(f"general.sampling.{theirs}") for theirs, ours in _SAMPLING.items()})
+    gguf_tensors.write(stored, target)
+    return list(tokenizer.notes)
+
+
+def _class_name(config: Any) -> str:
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    return str(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[config.model_type])
+
+
+def _generation(folder: Path, values: dict[str, Any]) -> None:
+    """Settings of sampling that the model comes with; none: its generation stays greedy."""
+    given = {name: plain(value) if isinstance(value, float) else value for name, value in values.items() if value}
+    if not given:
+        return
+    path = folder / "generation_config.json"
+    _write(path, {**json.loads(path.read_text(encoding="utf-8")), **given, "do_sample": True})
+
+
+def _by_transformers(file: GgufFile, target: Path) -> list[str]:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
-    where = {"pretrained_model_name_or_path": str(gguf_path.parent), "gguf_file": gguf_path.name}
+    if len(file.parts) > 1:
+        raise _unknown(file, f"transformers reads one file, and this model has {len(file.parts)}")
+    where = {"pretrained_model_name_or_path": str(file.path.parent), "gguf_file": file.path.name}
     try:
         tokenizer = AutoTokenizer.from_pretrained(**where)
-        model = AutoModelForCausalLM.from_pretrained(
-            **where, dtype=torch.float32, quantization_config=GgufConfig(dequantize=True)
+        model, found = AutoModelForCausalLM.from_pretrained(
+            **where, dtype=torch.float32, quantization_config=GgufConfig(dequantize=True), output_loading_info=True
         )
-    except (ValueError, LookupError, OSError, RuntimeError, struct.error) as cause:
+    except (ValueError, LookupError, OSError, RuntimeError, NotImplementedError) as cause:
         reason = str(cause).strip().splitlines() or [type(cause).__name__]
-        raise ModelError(
-            str(gguf_path),
-            f"transformers cannot read it ({reason[0][:300]})",
-            "It is cut off, or its architecture or one of its tensor types is not supported.",
-            "Download it again, or use the model's Hugging Face folder instead.",
-        ) from cause
-    _name_special_tokens(tokenizer, gguf_path)
+        raise _unknown(file, f"transformers cannot read it ({reason[0][:300]})") from cause
+    if found["missing_keys"]:
+        first = sorted(found["missing_keys"])[0]
+        raise _unknown(
+            file, f"transformers leaves {len(found['missing_keys'])} weights without values (first: {first})"
+        )
+    _name_special_tokens(tokenizer, file)
     model.save_pretrained(target)
     tokenizer.save_pretrained(target)
+    return [
+        f"the GGUF's architecture '{file.arch}' was converted by transformers; its tokenizer may cut text otherwise"
+    ]
 
 
-def _name_special_tokens(tokenizer: Any, gguf_path: Path) -> None:
+def _unknown(file: GgufFile, reason: str) -> ModelError:
+    return ModelError(
+        str(file.path),
+        f"architecture '{file.arch}': {reason}",
+        f"Converted by hasten itself are {', '.join(FORMS)}.",
+        "Use the model's Hugging Face folder.",
+    )
+
+
+def _name_special_tokens(tokenizer: Any, file: GgufFile) -> None:
     """Set begin, end, unknown and padding token as the file says; transformers 5.17 takes the wrong end token."""
-    from gguf import GGUFReader, Keys
+    names = {"bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "pad_token": "padding"}
+    for name, theirs in names.items():
+        number = file.fields.get(f"tokenizer.ggml.{theirs}_token_id")
+        if number is not None:
+            setattr(tokenizer, name, tokenizer.convert_ids_to_tokens(int(number)))
 
-    fields = GGUFReader(gguf_path).fields
-    names = {
-        "bos_token": Keys.Tokenizer.BOS_ID,
-        "eos_token": Keys.Tokenizer.EOS_ID,
-        "unk_token": Keys.Tokenizer.UNK_ID,
-        "pad_token": Keys.Tokenizer.PAD_ID,
-    }
-    for name, key in names.items():
-        if key in fields:
-            setattr(tokenizer, name, tokenizer.convert_ids_to_tokens(int(fields[key].contents())))
+
+def _write(path: Path, value: object) -> None:
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,4 +1,5 @@
-"""What a model name means: the embedded model, a folder, an adapter folder, a GGUF file, or a hub repository.
+"""What a model name means: the embedded model, a folder, an adapter folder, a GGUF file, a model of a local Ollama, or
+a hub repository.
 
 A name is never mapped to another repository: an existing local folder wins over a hub repository of the same name, and
 what was chosen is printed. Folders are inspected before any loader runs, so that a missing file, pickle weights or
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from hasten.errors import ModelError, did_you_mean, nearest
+from hasten.loading import ollama_store
 
 Kind = Literal["demo", "folder", "adapter", "gguf", "hub"]
 DEMO = "demo"
@@ -25,7 +27,7 @@ class Source:
 
     kind: Kind
     name: str
-    """As the user gave it; for local files an absolute path."""
+    """As the user gave it; for local files an absolute path (of an Ollama model, its manifest's)."""
 
     @property
     def path(self) -> Path:
@@ -33,22 +35,27 @@ class Source:
         return Path(self.name)
 
 
-def resolve(name: str, *, allow_pickle: bool = False, allow_remote_code: bool = False) -> Source:
+def resolve(
+    name: str, *, allow_pickle: bool = False, allow_remote_code: bool = False, ollama: Path | None = None
+) -> Source:
     """Find out what a model name means.
 
     Args:
-        name: ``"demo"``, a folder, a ``.gguf`` file or a hub id such as ``org/name``.
+        name: ``"demo"``, a folder, a ``.gguf`` file, ``ollama:NAME[:TAG]`` or a hub id such as ``org/name``.
         allow_pickle: accept a folder whose only weights are pickles, which can run code when loaded.
         allow_remote_code: accept a folder whose model is defined by Python files of its own.
+        ollama: the store of a local Ollama; None: where Ollama keeps it.
 
     Raises:
         ModelError: nothing is there, it holds no weights, or it needs a permission that was not given.
     """
     if not name.strip():
-        rule = "A model is 'demo', a folder, a .gguf file or a hub id."
+        rule = "A model is 'demo', a folder, a .gguf file, ollama:NAME or a hub id."
         raise ModelError("the model", "no name", rule, "Name one.")
     if name == DEMO:
         return Source("demo", DEMO)
+    if name.startswith(ollama_store.PREFIX):
+        return Source("gguf", str(ollama_store.find_manifest(name, ollama).absolute()))
     path = Path(name).expanduser()
     if path.is_dir():
         return _inspect_folder(path.resolve(), allow_pickle=allow_pickle, allow_remote_code=allow_remote_code)

@@ -1,0 +1,151 @@
+"""Rotary embeddings: from what a GGUF says of them to a configuration's ``rope_parameters``.
+
+Linear and YaRN scaling are fields. Llama 3's scaling is not: converters write its result, one factor per rotated pair
+(``rope_freqs.weight``), so its four numbers are found again and proved by computing the factors from them. Phi-3's
+long-context factors are tensors as they are.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from hasten.errors import ModelError
+from hasten.loading.gguf_file import GgufFile
+from hasten.loading.gguf_numbers import plain
+
+FREQUENCIES = "rope_freqs.weight"
+LONG, SHORT = "rope_factors_long.weight", "rope_factors_short.weight"
+_LLAMA3 = ((8.0, 1.0, 4.0, 8192), (32.0, 1.0, 4.0, 8192), (16.0, 1.0, 1.0, 8192))
+"""Published settings: factor, low and high frequency factor, original context."""
+_YARN = {
+    "yarn_ext_factor": "extrapolation_factor",
+    "yarn_attn_factor": "attention_factor",
+    "yarn_beta_fast": "beta_fast",
+    "yarn_beta_slow": "beta_slow",
+}
+
+
+def rope_parameters(file: GgufFile, rotated: int) -> dict[str, Any]:
+    """What the configuration says of rotary embeddings.
+
+    Args:
+        file: the model.
+        rotated: values of a head that are rotated.
+
+    Raises:
+        ModelError: a kind of scaling that is not known, or factors that no known rule gives.
+    """
+    found: dict[str, Any] = {"rope_type": "default", "rope_theta": plain(file.own("rope.freq_base", 10000.0))}
+    if FREQUENCIES in file.tensors:
+        return found | _llama3(file, found["rope_theta"], rotated)
+    if LONG in file.tensors or SHORT in file.tensors:
+        return found | _long(file)
+    kind = file.own("rope.scaling.type") or ("linear" if file.own("rope.scale_linear") else "none")
+    if kind in ("none", "longrope"):  # a short-context Phi-3 names the kind and has no factors
+        return found
+    factor = plain(file.own("rope.scaling.factor", file.own("rope.scale_linear", 0.0)))
+    if kind not in ("linear", "yarn") or not factor:
+        raise ModelError(
+            str(file.path),
+            f"RoPE scaling '{kind}' with factor {factor}",
+            "Linear and YaRN scaling with a factor are read.",
+            "Use the model's Hugging Face folder.",
+        )
+    found |= {"rope_type": kind, "factor": factor}
+    if kind == "yarn":
+        found["original_max_position_embeddings"] = int(file.need("rope.scaling.original_context_length"))
+        for theirs, ours in _YARN.items():
+            value = file.own(f"rope.scaling.{theirs}")
+            if value is not None:
+                found[ours] = plain(value)
+    return found
+
+
+def llama3_factors(theta: float, rotated: int, scaling: tuple[float, float, float, float]) -> np.ndarray:
+    """Llama 3's factor of every rotated pair, float32 ``[rotated / 2]``.
+
+    A frequency whose wave is longer than ``original / low`` is divided by the factor, one shorter than
+    ``original / high`` is left alone, and one between is divided by ``1 / ((1 - s) / factor + s)``, where s goes
+    linearly with the frequency from 0 to 1.
+    """
+    factor, low, high, original = scaling
+    steps = np.arange(0, rotated, 2, dtype=np.float32) / np.float32(rotated)
+    waves = 2 * math.pi * np.float32(theta) ** steps
+    if high == low:
+        return np.where(waves > original / low, factor, 1.0).astype(np.float32)
+    s = (original / waves - low) / (high - low)
+    between = 1 / ((1 - s) / factor + s)
+    return np.where(
+        waves < original / high, 1.0, np.where(waves > original / low, factor, between)
+    ).astype(np.float32)  # fmt: skip
+
+
+def _llama3(file: GgufFile, theta: float, rotated: int) -> dict[str, Any]:
+    factors = np.array(file.tensors[FREQUENCIES].data, dtype=np.float32).reshape(-1)
+    if len(factors) == rotated // 2:
+        if np.all(factors == 1):
+            return {}
+        for scaling in (*_LLAMA3, *_solved(factors, theta, rotated)):
+            if np.allclose(llama3_factors(theta, rotated, scaling), factors, rtol=1e-5, atol=0):
+                factor, low, high, original = scaling
+                return {
+                    "rope_type": "llama3",
+                    "factor": factor,
+                    "low_freq_factor": low,
+                    "high_freq_factor": high,
+                    "original_max_position_embeddings": int(original),
+                }
+    raise ModelError(
+        str(file.path),
+        f"{len(factors)} RoPE factors ('{FREQUENCIES}') between {factors.min():g} and {factors.max():g}",
+        "Factors as Llama 3's scaling gives them are read.",
+        "Use the model's Hugging Face folder.",
+    )
+
+
+def _solved(factors: np.ndarray, theta: float, rotated: int) -> list[tuple[float, float, float, float]]:
+    """Settings that would give these factors, from two of those between: s is linear in the frequency.
+
+    Only the ratios of low, high and original show in the factors; low is taken as 1, as everywhere.
+    """
+    factor = float(factors.max())
+    between = np.flatnonzero((factors > 1 + 1e-6) & (factors < factor * (1 - 1e-6)))
+    if len(between) < 2:
+        return []
+    waves = 2 * math.pi * float(theta) ** (2 * between / rotated)
+    s = (1 / factors[between].astype(np.float64) - 1 / factor) / (1 - 1 / factor)
+    first, last = 0, -1
+    slope = (s[first] - s[last]) / (1 / waves[first] - 1 / waves[last])
+    offset = slope / waves[first] - s[first]
+    if offset <= 0:
+        return []
+    original = round(slope / offset)
+    high = 1 + 1 / offset
+    # Round numbers first: nobody publishes others.
+    return [(f, 1.0, h, original) for f in (round(factor, 2), plain(factor)) for h in (round(high, 2), high)]
+
+
+def _long(file: GgufFile) -> dict[str, Any]:
+    if not {LONG, SHORT} <= file.tensors.keys():
+        raise ModelError(
+            str(file.path), f"only one of '{LONG}' and '{SHORT}'", "A model has both.", "Download it again."
+        )
+    found: dict[str, Any] = {"rope_type": "longrope"}
+    for name, key in ((LONG, "long_factor"), (SHORT, "short_factor")):
+        values = np.array(file.tensors[name].data, dtype=np.float32).reshape(-1)
+        found[key] = [plain(value) for value in values]
+    original = int(file.need("rope.scaling.original_context_length"))
+    found["original_max_position_embeddings"] = original
+    stated = file.own("rope.scaling.attn_factor")
+    if stated is not None and not math.isclose(stated, _attention(file, original), rel_tol=1e-5):
+        found["attention_factor"] = plain(stated)
+    return found
+
+
+def _attention(file: GgufFile, original: int) -> float:
+    """The factor of attention that longrope has when none is stated."""
+    times = int(file.need("context_length")) / original
+    return math.sqrt(1 + math.log(times) / math.log(original)) if times > 1 else 1.0

@@ -1,0 +1,262 @@
+"""A GGUF's tensors as safetensors, one at a time.
+
+Every value is kept exactly. F16 and BF16 stay as they are; float32 becomes the file's own 16-bit type where that holds
+every value of the tensor; quantized types are dequantized to float32, since scale times code needs more digits than 16
+bits have. Rows know nothing of each other, so queries and keys are put in order before they are dequantized, and a
+tensor is dequantized in blocks of rows: memory for one tensor, never for the model.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import struct
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from hasten.errors import ModelError, StorageError
+from hasten.loading.gguf_file import GgufFile
+from hasten.loading.gguf_names import Form, checkpoint_name
+
+if TYPE_CHECKING:
+    from gguf import ReaderTensor
+
+Kept = Literal["F32", "F16", "BF16"]
+TORCH = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+_BYTES = {"F32": 4, "F16": 2, "BF16": 2}
+_SHARD = 4_000_000_000
+_VALUES = 2**22
+"""That are dequantized at once."""
+_WHOLE = "model.safetensors"
+
+
+@dataclass(frozen=True)
+class Stored:
+    """One tensor of the folder."""
+
+    name: str
+    """In the checkpoint."""
+    origin: ReaderTensor
+    """In the file."""
+    shape: tuple[int, ...]
+    kept: Kept
+    heads: int = 0
+    """Of the queries or keys whose rows lie in pairs; 0: rows are in order."""
+    less: float = 0.0
+    """Taken off every value."""
+
+    @property
+    def bytes(self) -> int:
+        """That it takes in the folder."""
+        return int(np.prod(self.shape)) * _BYTES[self.kept]
+
+
+def plan(file: GgufFile, form: Form, config: Any) -> list[Stored]:
+    """Every tensor of the folder, in the order of the file.
+
+    Args:
+        file: the model.
+        form: its architecture.
+        config: its configuration.
+
+    Raises:
+        ModelError: a tensor has no place, a place has no tensor, a shape is another, or a type cannot be decoded.
+    """
+    _require_decodable(file)
+    half = _sixteen(file)
+    heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}
+    found: list[Stored] = []
+    for tensor in file.tensors.values():
+        if tensor.name in form.ignored:
+            continue
+        name = checkpoint_name(tensor.name, form)
+        if name is None:
+            raise ModelError(
+                str(file.path),
+                f"tensor '{tensor.name}'",
+                f"A {file.arch} model has no such tensor, and leaving it out would change the model.",
+                "Use the model's Hugging Face folder.",
+            )
+        less = 1.0 if form.plus_one and name.endswith("norm.weight") else 0.0
+        paired = heads.get(name.split(".")[-2], 0) if form.permuted else 0
+        shape = tuple(int(size) for size in reversed(tensor.shape))
+        found.append(Stored(name, tensor, shape, _kept(tensor, half, less), paired, less))
+    _require_whole(file, {each.name: each.shape for each in found}, config)
+    return found
+
+
+def main_type(stored: list[Stored]) -> str:
+    """torch's name of the type that most values are kept in."""
+    sizes = dict.fromkeys(_BYTES, 0)
+    for each in stored:
+        sizes[each.kept] += int(np.prod(each.shape))
+    return TORCH[max(sizes, key=lambda kept: sizes[kept])]
+
+
+def write(stored: list[Stored], folder: Path) -> None:
+    """Write the tensors as safetensors, in shards of 4 GB.
+
+    Raises:
+        StorageError: the disk has no room for them.
+    """
+    total, free = sum(each.bytes for each in stored), shutil.disk_usage(folder).free
+    if total > free:
+        raise StorageError(
+            str(folder.parent),
+            f"{free / 1e9:.1f} GB are free",
+            f"The converted model takes {total / 1e9:.1f} GB.",
+            "Free some space or choose another folder.",
+        )
+    shards = list(_shards(stored))
+    if len(shards) == 1:
+        _write_file(folder / _WHOLE, stored)
+        return
+    places: dict[str, str] = {}
+    for number, shard in enumerate(shards, 1):
+        file = f"model-{number:05}-of-{len(shards):05}.safetensors"
+        _write_file(folder / file, shard)
+        places |= {each.name: file for each in shard}
+    index = {"metadata": {"total_size": total}, "weight_map": places}
+    (folder / f"{_WHOLE}.index.json").write_text(json.dumps(index, indent=2), encoding="utf-8")
+
+
+def values(stored: Stored) -> Iterator[np.ndarray]:
+    """A tensor's values in order, in blocks of rows, in the type in which they are kept (BF16 as uint16)."""
+    from gguf.quants import dequantize
+
+    rows = _in_order(stored)
+    kind = stored.origin.tensor_type
+    if kind.name == stored.kept and not stored.less:
+        yield rows.view(np.uint16) if kind.name == "BF16" else rows
+        return
+    width = max(stored.shape[-1], 1)
+    step = max(_VALUES // width, 1)
+    blocks = [rows[start : start + step] for start in range(0, len(rows), step)]
+    with ThreadPoolExecutor(os.cpu_count() or 1) as threads:
+        for block in threads.map(lambda raw: dequantize(raw, kind), blocks):
+            yield _narrowed(block - np.float32(stored.less) if stored.less else block, stored.kept)
+
+
+def _in_order(stored: Stored) -> np.ndarray:
+    """The tensor's rows (a vector is one row, unless its values belong to heads)."""
+    data: np.ndarray = stored.origin.data
+    if stored.heads and len(stored.shape) == 1 and stored.origin.tensor_type.name == "BF16":
+        data = data.view(np.uint16)  # whole values, not bytes, change places
+    if stored.heads:
+        rows = data.reshape(stored.heads, -1, 2, *data.shape[1:])
+        data = rows.swapaxes(1, 2).reshape(data.shape)
+    return data.reshape(1, -1) if len(stored.shape) == 1 else data.reshape(-1, data.shape[-1])
+
+
+def _kept(tensor: ReaderTensor, half: Kept, less: float) -> Kept:
+    kind = tensor.tensor_type.name
+    if kind in ("F16", "BF16") and not less:
+        return kind
+    if kind not in ("F32", "F16", "BF16"):
+        return "F32"
+    whole = Stored("", tensor, tuple(int(size) for size in reversed(tensor.shape)), "F32", less=less)
+    return half if all(_holds(block, half) for block in values(whole)) else "F32"
+
+
+def _sixteen(file: GgufFile) -> Kept:
+    """The 16-bit type of the file's matrices; F32 where most are quantized."""
+    sizes: dict[str, int] = {}
+    for tensor in file.tensors.values():
+        sizes[tensor.tensor_type.name] = sizes.get(tensor.tensor_type.name, 0) + tensor.n_elements
+    main = max(sizes, key=lambda kind: sizes[kind])
+    if main in ("F16", "BF16"):
+        return main  # type: ignore[return-value]  # one of Kept
+    if main != "F32":
+        return "F32"
+    wide = [tensor for tensor in file.tensors.values() if tensor.tensor_type.name == "F32" and len(tensor.shape) > 1]
+    for half in ("BF16", "F16"):
+        if all(_kept(tensor, half, 0.0) == half for tensor in wide):
+            return half
+    return "F32"
+
+
+def _holds(block: np.ndarray, kept: Kept) -> bool:
+    if kept == "F32":
+        return True
+    if kept == "BF16":
+        return not np.any(block.view(np.uint32) & 0xFFFF)
+    with np.errstate(over="ignore"):
+        return bool(np.array_equal(block.astype(np.float16).astype(np.float32), block))
+
+
+def _narrowed(block: np.ndarray, kept: Kept) -> np.ndarray:
+    block = np.ascontiguousarray(block, dtype=np.float32)
+    if kept == "F16":
+        return block.astype(np.float16)
+    return (block.view(np.uint32) >> 16).astype(np.uint16) if kept == "BF16" else block
+
+
+def _require_decodable(file: GgufFile) -> None:
+    from gguf.quants import dequantize
+
+    for tensor in {each.tensor_type: each for each in file.tensors.values()}.values():
+        try:
+            dequantize(tensor.data.reshape(-1, tensor.data.shape[-1])[:1], tensor.tensor_type)
+        except NotImplementedError as cause:
+            raise ModelError(
+                str(file.path),
+                f"tensor '{tensor.name}' of type {tensor.tensor_type.name}",
+                "The gguf package cannot decode that type.",
+                "Use a file of another type, or the model's Hugging Face folder.",
+            ) from cause
+
+
+def _require_whole(file: GgufFile, found: Mapping[str, tuple[int, ...]], config: Any) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    if config.tie_word_embeddings:
+        wanted.pop("lm_head.weight", None)
+    wrong = [name for name in wanted if found.get(name) != wanted[name]] + [
+        name for name in found if name not in wanted
+    ]
+    if wrong:
+        name = wrong[0]
+        raise ModelError(
+            str(file.path),
+            f"{len(wrong)} tensors differ from what its metadata says (first: '{name}' is "
+            f"{found.get(name, 'missing')}, not {wanted.get(name, 'expected')})",
+            "A model is loaded completely or not at all.",
+            "Download it again, or use the model's Hugging Face folder.",
+        )
+
+
+def _shards(stored: list[Stored]) -> Iterator[list[Stored]]:
+    shard: list[Stored] = []
+    for each in stored:
+        if shard and sum(other.bytes for other in shard) + each.bytes > _SHARD:
+            yield shard
+            shard = []
+        shard.append(each)
+    yield shard
+
+
+def _write_file(path: Path, stored: list[Stored]) -> None:
+    """One safetensors file: the length of a JSON header, the header, the values."""
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for each in stored:
+        header[each.name] = {"dtype": each.kept, "shape": list(each.shape), "data_offsets": [end, end + each.bytes]}
+        end += each.bytes
+    text = json.dumps(header).encode("utf-8")
+    text += b" " * (-len(text) % 8)
+    with path.open("wb") as file:
+        file.write(struct.pack("<Q", len(text)))
+        file.write(text)
+        for each in stored:
+            for block in values(each):
+                file.write(np.ascontiguousarray(block).data)
