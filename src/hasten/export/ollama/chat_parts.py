@@ -11,8 +11,9 @@ the same neighbours wherever it stands. Nothing here is trusted: `hasten.export.
 
 from __future__ import annotations
 
+import os.path
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from hasten.data.conversation import Conversation, Message, RowProblem
@@ -36,6 +37,7 @@ class Trim:
     right: bool = False
 
     def __call__(self, text: str) -> str:
+        """The text without these blanks."""
         text = text.lstrip() if self.left else text
         return text.rstrip() if self.right else text
 
@@ -172,7 +174,7 @@ def _with_own_texts(prompts: Prompts, parts: ChatParts) -> ChatParts:
         changes["empty"] = start
     elif found and parts.system == "last":
         changes["empty"] = start.removeprefix(parts.head).removeprefix(parts.user[0])
-    return ChatParts(**{**parts.__dict__, **changes})
+    return replace(parts, **changes)
 
 
 def _trims(prompts: Prompts) -> dict[str, Trim]:
@@ -213,11 +215,10 @@ def _end(prompts: Prompts, messages: Sequence[Message], *others: str) -> str:
 
 
 def _common(texts: Sequence[str]) -> str:
-    shortest = min(texts, key=len)
-    for place, character in enumerate(shortest):
-        if any(text[place] != character for text in texts):
-            return shortest[:place]
-    return shortest
+    """What all texts begin with, without half a control token at its end (`<|end|>` and `<|assistant|>` share `<|`)."""
+    common = os.path.commonprefix(list(texts))
+    cut = common.rfind("<")
+    return common[:cut] if cut > common.rfind(">") else common
 
 
 def _refused(messages: Sequence[Message], text: str, rule: str) -> CapabilityError:
