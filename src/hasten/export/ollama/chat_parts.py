@@ -25,6 +25,7 @@ REMEDY = (
     "Without a template, send Ollama the finished prompt: /api/generate with raw: true; or train with a named template "
     "(data.template: chatml)."
 )
+Place = Literal["own", "first", "last", "none"]
 _U, _A, _V, _S = "zqaskone", "zqanswer", "zqasktwo", "zqsystem"
 _BLANKS = "  \n"
 
@@ -36,10 +37,10 @@ class Trim:
     left: bool = False
     right: bool = False
 
-    def __call__(self, text: str) -> str:
-        """The text without these blanks."""
-        text = text.lstrip() if self.left else text
-        return text.rstrip() if self.right else text
+    def all_of(self, text: str) -> list[str]:
+        """The text as it is, and without the blanks on either and on both sides where they are taken off."""
+        found = [text, text.lstrip() if self.left else text, text.rstrip() if self.right else text]
+        return sorted({*found, found[1].rstrip() if self.right else text}, key=len)
 
     def __bool__(self) -> bool:
         return self.left or self.right
@@ -53,8 +54,9 @@ class ChatParts:
         head: in front of the first turn where there is no system text; it holds the template's own system text.
         before, after: around the system text.
         empty: in place of these and an empty system text.
-        system: ``own`` (a turn of its own), ``first`` (it opens the first question, whose header is in `before`), or
-            ``last`` (it stands in the last question, behind its header).
+        alone: in place of `after` where the first question is empty and has the system text in it.
+        system: ``own`` (a turn of its own), ``first`` (it opens the first question, whose header is in `before`),
+            ``last`` (it stands in the last question, behind its header), or ``none`` (it is left out).
         user: in front of a question, and behind it.
         assistant: in front of an answer, and behind it.
         ask: what asks for an answer, behind the last question.
@@ -67,7 +69,8 @@ class ChatParts:
     before: str
     after: str
     empty: str
-    system: Literal["own", "first", "last"]
+    alone: str
+    system: Place
     user: tuple[str, str]
     assistant: tuple[str, str]
     ask: str
@@ -131,6 +134,7 @@ def chat_parts(prompts: Prompts) -> ChatParts:
         before=before,
         after=after,
         empty=before + after,
+        alone=after,
         system=place,
         user=user,
         assistant=assistant,
@@ -142,12 +146,12 @@ def chat_parts(prompts: Prompts) -> ChatParts:
     return _with_own_texts(prompts, made)
 
 
-def _around_system(
-    prompts: Prompts, user: tuple[str, str], assistant: tuple[str, str]
-) -> tuple[str, str, Literal["own", "first", "last"]]:
+def _around_system(prompts: Prompts, user: tuple[str, str], assistant: tuple[str, str]) -> tuple[str, str, Place]:
     """What stands before and behind the system text, and where it stands."""
     messages = talk(s=_S, u=_U, a=_A, v=_V)
     text = prompts(messages)
+    if _S not in text:
+        return "", "", "none"
     if -1 < text.find(_S) < text.find(_U):
         before, after, *_ = _pieces(prompts, messages)
         if after.endswith(user[0]):
@@ -167,6 +171,9 @@ def _with_own_texts(prompts: Prompts, parts: ChatParts) -> ChatParts:
             default = parts.head[len(parts.before) : len(parts.head) - len(parts.after)]
             if default.strip() and prompts(talk(s=default, u=_U)) == prompts(talk(u=_U)):
                 changes["default"] = default
+    if parts.system == "first":
+        rest, end = prompts(talk(s=_S, u="")).partition(_S)[2], parts.user[1] + parts.ask
+        changes["alone"] = rest.removesuffix(end) if rest.endswith(end) else parts.after
     start, found, _ = prompts(talk(s="", u=_U)).partition(_U)
     if found and parts.system == "own" and start.endswith(parts.user[0]):
         changes["empty"] = start.removesuffix(parts.user[0])
@@ -180,15 +187,12 @@ def _with_own_texts(prompts: Prompts, parts: ChatParts) -> ChatParts:
 def _trims(prompts: Prompts) -> dict[str, Trim]:
     """What is taken off texts that have blanks around them."""
     found: dict[str, Trim] = {}
-    plain = talk(s=_S, u=_U, a=_A, v=_V)
-    expected = prompts(plain)
-    for place, (role, text) in enumerate((("system", _S), ("user", _U), ("assistant", _A))):
-        made = [dict(message) for message in plain]
-        made[place]["content"] = f"{_BLANKS}{text}{_BLANKS}"
-        rendered = prompts(made)
+    for role, text in (("system", _S), ("user", _V), ("assistant", _A)):
+        plain = talk(s=_S, u=_U) if role == "system" else talk(u=_U, a=_A, v=_V)
+        made = [{**message, "content": message["content"].replace(text, _BLANKS + text + _BLANKS)} for message in plain]
         # What remains of the blanks is seen against the rendering without any.
-        before, _, behind = expected.partition(text)
-        got_before, _, got_behind = rendered.partition(text)
+        before, _, behind = prompts(plain).partition(text)
+        got_before, _, got_behind = prompts(made).partition(text)
         found[role] = Trim(got_before == before, got_behind == behind)
     return found
 

@@ -41,6 +41,7 @@ CONTENTS = {
 """Contents of proven conversations: in all turns, and in one of them beside plain ones."""
 _SPECIAL = re.compile(r'\{(?=\{|$)|"{3,}|[^\S\n\t ]')
 _THOUGHT, _ANSWER = "zqthought", "zqanswer"
+_CONTENT, _GIVEN = "{{ .Content }}", "{{ $given = true }}"
 _MOST_SHOWN = 300
 
 
@@ -92,40 +93,61 @@ def translate(encoder: ChatEncoder, adds_bos: bool | None = None) -> Translated:
 
 def written(parts: ChatParts) -> str:
     """The Go template of these parts."""
-    before, after = literal(parts.before), literal(parts.after)
-    system = f"{before}{{{{ .Content }}}}{after}"
-    if parts.empty != parts.before + parts.after:
-        otherwise = f"{{{{ else }}}}{literal(parts.empty)}" if parts.empty else ""
-        system = f"{{{{ if .Content }}}}{system}{otherwise}{{{{ end }}}}"
-    user, end = literal(parts.user[0]), literal(parts.user[1])
-    head, start = literal(parts.head), ""
-    if head and parts.system == "last":
-        head = f"{{{{ if eq $i 0 }}}}{head}{{{{ end }}}}"
-    elif head:
-        head = f'{{{{ if and (eq $i 0) (ne .Role "system") }}}}{head}{{{{ end }}}}'
-    if parts.system == "first":
-        start = "{{ $opened := false }}"
-        system += "{{ $opened = true }}"
-        user = f"{{{{ if $opened }}}}{{{{ $opened = false }}}}{{{{ else }}}}{user}{{{{ end }}}}"
-    elif parts.system == "last":
-        user += f"{{{{ if and $last $.System }}}}{before}{{{{ $.System }}}}{after}{{{{ end }}}}"
-        system = ""
-    answer, closed = literal(parts.assistant[0]), literal(parts.assistant[1])
-    ask = literal(parts.ask)
+    flag, head, system, user = _beginning(parts)
+    answer, closed, ask = literal(parts.assistant[0]), literal(parts.assistant[1]), literal(parts.ask)
     return "".join(
         (
-            start,
+            flag,
             "{{ range $i, $_ := .Messages }}{{ $last := eq (len (slice $.Messages $i)) 1 }}",
             head,
-            f'{{{{ if eq .Role "system" }}}}{system}',
-            f'{{{{ else if eq .Role "user" }}}}{user}{{{{ .Content }}}}{end}',
-            f'{{{{ else if eq .Role "assistant" }}}}{answer}{{{{ .Content }}}}',
-            f"{{{{ if not $last }}}}{closed}{{{{ end }}}}" if closed else "",
+            _if('eq .Role "system"', system, end=False),
+            '{{ else if eq .Role "user" }}',
+            f"{user}{_CONTENT}{literal(parts.user[1])}",
+            '{{ else if eq .Role "assistant" }}',
+            f"{answer}{_CONTENT}{_if('not $last', closed)}",
             "{{ end }}",
-            f'{{{{ if and $last (ne .Role "assistant") }}}}{ask}{{{{ end }}}}' if ask else "",
+            _if('and $last (ne .Role "assistant")', ask),
             "{{ end }}",
         )
     )
+
+
+def _beginning(parts: ChatParts) -> tuple[str, str, str, str]:
+    """What remembers that there is a system text; what is written at the start, for it, and in front of a question."""
+    before, after, empty = literal(parts.before), literal(parts.after), literal(parts.empty)
+    always = parts.empty == parts.before + parts.after
+    head, user = literal(parts.head), literal(parts.user[0])
+    if parts.system in ("none", "last"):
+        head = _if("eq $i 0", head)
+    else:
+        head = _if('and (eq $i 0) (ne .Role "system")', head)
+    match parts.system:
+        case "none":
+            return "", head, "", user
+        case "own":
+            text = f"{before}{_CONTENT}{after}"
+            return "", head, text if always else _if(".Content", text, empty), user
+        case "first":
+            # The question writes what stands behind the system text, since it is less where the question is empty.
+            behind = after if parts.alone == parts.after else _if(".Content", after, literal(parts.alone))
+            user = _if("$given", f"{{{{ $given = false }}}}{behind}", user)
+            text = f"{before}{_CONTENT}{_GIVEN}"
+            if not always:
+                header = parts.user[0]
+                text = _if(".Content", text, literal(parts.empty.removesuffix(header) if header else parts.empty))
+            return "{{ $given := false }}", head, text, user
+        case "last":
+            text = f"{before}{{{{ $.System }}}}{after}"
+            text = text if always else _if("$.System", text, empty)
+            return "{{ $given := false }}", head, _GIVEN, user + _if("and $last $given", text)
+
+
+def _if(condition: str, text: str, otherwise: str = "", *, end: bool = True) -> str:
+    """A text under a condition; nothing where there is no text."""
+    if not text and not otherwise and end:
+        return ""
+    rest = f"{{{{ else }}}}{otherwise}" if otherwise else ""
+    return f"{{{{ if {condition} }}}}{text}{rest}{'{{ end }}' if end else ''}"
 
 
 def literal(text: str) -> str:
@@ -188,11 +210,7 @@ def _proven(prompts: Prompts, template: GoTemplate, trims: dict[str, Trim]) -> i
 
 def _trimmed(template: GoTemplate, messages: list[Message], trims: dict[str, Trim]) -> Iterator[str]:
     """What the template writes when contents lose the blanks that the chat template takes off some of them."""
-    choices = []
-    for message in messages:
-        content = message["content"]
-        short = trims[message["role"]](content)
-        choices.append((content,) if short == content else (short, content))
+    choices = [trims[message["role"]].all_of(message["content"]) for message in messages]
     for texts in itertools.product(*choices):
         changed = [{**message, "content": text} for message, text in zip(messages, texts, strict=True)]
         yield ollama_prompt(template, changed)
@@ -212,6 +230,8 @@ def _notes(encoder: ChatEncoder, prompts: Prompts, template: GoTemplate, parts: 
             f"Blanks around the texts of {', '.join(roles)} are taken off by the chat template; Ollama's language "
             "cannot do that, so send texts without them."
         )
+    if parts.system == "none":
+        yield "The chat template leaves system texts out, and so does Ollama's."
     if parts.folded:
         yield "The chat template takes no system text; it is written in front of the first question."
     if encoder.renderer.prints_date(encoder.renderer.template()):
