@@ -27,9 +27,7 @@ def prompt(template, messages, tools=None):
 @pytest.mark.parametrize("template", [OF_MESSAGES, OF_EXCHANGES])
 def test_both_kinds_of_templates(template):
     assert prompt(template, TURNS[:1]) == "<user>U1</s><assistant>"
-    assert prompt(template, [SYSTEM, *TURNS]) == (
-        "<system>S</s><user>U1</s><assistant>A1</s><user>U2</s><assistant>"
-    )
+    assert prompt(template, [SYSTEM, *TURNS]) == ("<system>S</s><user>U1</s><assistant>A1</s><user>U2</s><assistant>")
 
 
 def test_a_template_without_a_response_gets_one_at_its_end():

@@ -141,7 +141,7 @@ def chat_parts(prompts: Prompts) -> ChatParts:
         ask=ask[len(user_end) :],
         default="",
         folded=prompts.folded,
-        trims=_trims(prompts),
+        trims=trims_of(prompts),
     )
     return _with_own_texts(prompts, made)
 
@@ -184,8 +184,8 @@ def _with_own_texts(prompts: Prompts, parts: ChatParts) -> ChatParts:
     return replace(parts, **changes)
 
 
-def _trims(prompts: Prompts) -> dict[str, Trim]:
-    """What is taken off texts that have blanks around them."""
+def trims_of(prompts: Prompts) -> dict[str, Trim]:
+    """What a chat template takes off texts that have blanks around them, by role."""
     found: dict[str, Trim] = {}
     for role, text in (("system", _S), ("user", _V), ("assistant", _A)):
         plain = talk(s=_S, u=_U) if role == "system" else talk(u=_U, a=_A, v=_V)

@@ -16,9 +16,11 @@ from hasten.export.ollama.server import Progress, Server, no_progress
 
 FILES_SINCE = (0, 5, 5)
 """The first version whose /api/create takes files; earlier ones take a Modelfile through the command alone."""
-_HOST = r"(?:[A-Za-z0-9_][A-Za-z0-9_.:-]{0,349}/)?"
+_PART = "[A-Za-z0-9_][A-Za-z0-9_.-]{0,79}"
 _NAME = re.compile(
-    rf"{_HOST}(?:[A-Za-z0-9_][A-Za-z0-9_-]{{0,79}}/)?[A-Za-z0-9_][A-Za-z0-9_.-]{{0,79}}(?::[A-Za-z0-9_][A-Za-z0-9_.-]{{0,79}})?"
+    "(?:[A-Za-z0-9_][A-Za-z0-9_.:-]{0,349}/(?=[^/]*/))?"  # a host, in front of a namespace
+    "(?:[A-Za-z0-9_][A-Za-z0-9_-]{0,79}/)?"  # a namespace, which has no dots
+    f"{_PART}(?::{_PART})?"  # a model and its tag
 )
 
 

@@ -13,12 +13,12 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hasten.data.conversation import Message, RowProblem
 from hasten.data.templates import ChatEncoder
 from hasten.errors import CapabilityError
-from hasten.export.ollama.chat_parts import REMEDY, ChatParts, Prompts, Trim, chat_parts, talk
+from hasten.export.ollama.chat_parts import REMEDY, ChatParts, Prompts, Trim, chat_parts, talk, trims_of
 from hasten.export.ollama.go_template import GoTemplate
 from hasten.export.ollama.prompt import ollama_prompt
 
@@ -76,19 +76,34 @@ def translate(encoder: ChatEncoder, adds_bos: bool | None = None) -> Translated:
     """
     encoder.require_template()
     try:
-        prompts = Prompts(encoder, encoder.wants_bos if adds_bos is None else adds_bos)
+        prompts = _prompts(encoder, adds_bos)
         parts = chat_parts(prompts)
         text = written(parts)
         template = GoTemplate(text)
         proven = _proven(prompts, template, parts.trims)
     except RowProblem as problem:
-        raise CapabilityError(
-            "the chat template",
-            str(problem),
-            "It is translated from what it writes for user, assistant and system turns.",
-            REMEDY,
-        ) from problem
+        raise _not_rendered(problem) from problem
     return Translated(text, parts.default, tuple(_notes(encoder, prompts, template, parts)), proven)
+
+
+def prove(encoder: ChatEncoder, template: str, adds_bos: bool | None = None) -> int:
+    """On how many conversations a template for Ollama writes what the chat template writes.
+
+    Args:
+        encoder: the tokenizer.
+        template: in Go's language.
+        adds_bos: as in `translate`.
+
+    Raises:
+        ModelError: there is no chat template, or the other is none.
+        CapabilityError: the two differ; the first conversation is shown.
+    """
+    encoder.require_template()
+    try:
+        prompts = _prompts(encoder, adds_bos)
+        return _proven(prompts, GoTemplate(template), trims_of(prompts))
+    except RowProblem as problem:
+        raise _not_rendered(problem) from problem
 
 
 def written(parts: ChatParts) -> str:
@@ -112,8 +127,23 @@ def written(parts: ChatParts) -> str:
     )
 
 
+def _prompts(encoder: ChatEncoder, adds_bos: bool | None) -> Prompts:
+    return Prompts(encoder, encoder.wants_bos if adds_bos is None else adds_bos)
+
+
+def _not_rendered(problem: RowProblem) -> CapabilityError:
+    rule = "It is translated from what it writes for user, assistant and system turns."
+    return CapabilityError("the chat template", str(problem), rule, REMEDY)
+
+
 def _beginning(parts: ChatParts) -> tuple[str, str, str, str]:
     """What remembers that there is a system text; what is written at the start, for it, and in front of a question."""
+    lead = parts.head if parts.before.startswith(parts.head) and parts.empty.startswith(parts.head) else ""
+    if parts.system in ("own", "first") and lead:
+        # What begins every conversation is written for every first turn, and a later system text goes without it.
+        rest = replace(parts, head="", before=parts.before[len(lead) :], empty=parts.empty[len(lead) :])
+        flag, _, system, user = _beginning(rest)
+        return flag, _if("eq $i 0", literal(lead)), system, user
     before, after, empty = literal(parts.before), literal(parts.after), literal(parts.empty)
     always = parts.empty == parts.before + parts.after
     head, user = literal(parts.head), literal(parts.user[0])
