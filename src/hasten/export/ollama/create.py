@@ -118,7 +118,7 @@ def _beside(folder: Path, source: str) -> Path:
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_bytes().decode("utf-8")  # newlines as they are
     except FileNotFoundError as cause:
         raise StorageError(str(path), "no such file", "It says what to create.", "Export for Ollama first.") from cause
     except UnicodeDecodeError as cause:

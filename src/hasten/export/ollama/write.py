@@ -100,7 +100,7 @@ def check_modelfile(
         ModelError: the file cannot be read, its model is missing, or an end of turn is no stop.
         CapabilityError: its template writes something else.
     """
-    made = parse(path.read_text(encoding="utf-8"))
+    made = parse(path.read_bytes().decode("utf-8"))  # newlines as they are
     if not (path.parent / made.source).is_file():
         raise ModelError(f"{path}", f"no file '{made.source}'", "FROM names a file beside it.", "Export it again.")
     missing = [end for end in stops(encoder, generation_config) if end not in made.parameters.get("stop", ())]
