@@ -1,9 +1,9 @@
-"""Others' word on templates: llama.cpp renders the chat template itself, and Hugging Face has a table of Ollama's.
+"""Others' word on templates: llama.cpp renders the chat template, Go the translation, and some are published by Ollama.
 
 llama.cpp (`xllamacpp`) gets the Jinja text in a GGUF file and renders conversations with an engine of its own, which
-knows nothing of transformers; ours goes through the Go template. npm's `@huggingface/ollama-utils` gives the template
-that Ollama's library publishes for a known chat template, written by hand; where these differ from the chat template,
-the difference and its reason are recorded here.
+knows nothing of transformers; ours goes through the Go template. Go's own text/template renders that one, too. npm's
+`@huggingface/ollama-utils` gives the template that Ollama's library publishes for a known chat template, written by
+hand; where these differ from the chat template, the difference and its reason are recorded here.
 """
 
 import http.client
@@ -76,6 +76,21 @@ def test_llama_cpp_renders_the_embedded_models_template_as_ollama_will(demo_toke
     template = GoTemplate(translate(ChatEncoder(demo_tokenizer)).template)
     talks = [talk for _, talk in conversations()]
     assert [ollama_prompt(template, talk) for talk in talks] == prompts_of_llama_cpp(file, talks)
+
+
+@pytest.mark.slow
+def test_go_renders_translated_templates_as_ours_does(go_judge, demo_tokenizer):
+    templates = [demo_tokenizer.chat_template, *(named_template(name)[0] for name in STOPS)]
+    cases, ours = [], []
+    for chat_template in templates:
+        tokenizer = tiny.tokenizer()
+        tokenizer.chat_template = chat_template
+        text = translate(ChatEncoder(tokenizer)).template
+        template = GoTemplate(text)
+        for _, talk in conversations():
+            cases.append({"template": text, "messages": talk})
+            ours.append(ollama_prompt(template, talk))
+    assert [(one["text"], one["error"]) for one in go_judge(cases)] == [(text, "") for text in ours]
 
 
 # The probe conversations on which Ollama's published template writes the same, and why it differs on the others.

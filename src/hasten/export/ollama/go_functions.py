@@ -128,6 +128,8 @@ def _formatted(text: Any, *values: Any) -> str:
             return f"%{match['flags']}{match['width']}{match['digits'] or ''}{verb}" % value
         if match["flags"].strip("-") or match["digits"]:
             raise template_error(f"'{match[0]}'", "Of texts, hasten knows a width and '-'.")
+        if verb == "q" and not value.translate(dict.fromkeys(map(ord, "\n\r\t"), " ")).isprintable():
+            raise template_error(f"'{match[0]}' of characters that are not printable")
         made = json.dumps(value, ensure_ascii=False) if verb == "q" else shown(value)
         width = int(match["width"] or 0)
         return made.ljust(width) if "-" in match["flags"] else made.rjust(width)

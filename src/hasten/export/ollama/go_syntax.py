@@ -231,6 +231,8 @@ class _Action:
             if self._tokens[self._place - 1][0] != "blank":
                 raise template_error(f"no blank before '{self._peek()[1]}'")
             operands.append(self._operand())
+        if operands[0] == Constant(None):
+            raise template_error("'nil', which is no command")
         if not first and not isinstance(operands[0], Name):
             raise template_error("a pipeline into something that is no function")
         if len(operands) > 1 and not isinstance(operands[0], Name):

@@ -83,7 +83,7 @@ class _Run:
                 case Pipe():
                     value = self._pipe(node, dot)
                     if not node.variables:
-                        self.written.append(shown(value))
+                        self.written.append("<no value>" if value is None else shown(value))
                 case Branch():
                     self._branch(node, dot)
                 case Jump(kind):
@@ -103,6 +103,9 @@ class _Run:
 
     def _range(self, node: Branch, dot: Any) -> None:
         value = self._pipe(Pipe(node.pipe.commands), dot)
+        names = node.pipe.variables
+        if isinstance(value, int) and len(names) > 1:
+            raise template_error("a range over a number has one variable")
         items = list(_items(value))
         if not items:
             if node.otherwise is not None:
@@ -110,7 +113,6 @@ class _Run:
             return
         for key, item in items:
             scope = len(self._variables)
-            names = node.pipe.variables
             for name, given in zip(names, (item,) if len(names) == 1 else (key, item), strict=False):
                 self._set(name, given, node.pipe.declares)
             try:

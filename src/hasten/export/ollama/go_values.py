@@ -41,12 +41,12 @@ def truth(value: Any) -> bool:
 
 
 def shown(value: Any) -> str:
-    """A value as text, as Go's fmt.Print writes it."""
+    """A value as text, as Go's fmt.Print writes it (an action of nil alone writes `<no value>`, which is not here)."""
     match value:
         case str():
             return value
         case None:
-            return "<no value>"
+            return "<nil>"
         case bool():
             return "true" if value else "false"
         case int():
@@ -54,7 +54,7 @@ def shown(value: Any) -> str:
         case Shown() | ShownList():
             return go_json(value)
         case Struct() if value.written is not None:
-            return go_json(value.written)
+            return go_json(value)
         case list():
             return f"[{' '.join(shown(item) for item in value)}]"
         case dict() if not isinstance(value, Struct):
@@ -76,7 +76,9 @@ def _plain(value: Any) -> Any:
         return value.written
     if isinstance(value, list):
         return [_plain(item) for item in value]
-    return {key: _plain(item) for key, item in value.items()} if isinstance(value, dict) else value
+    if isinstance(value, dict) and not isinstance(value, Shown):  # Go sorts the keys of maps
+        return {key: _plain(value[key]) for key in sorted(value)}
+    return value
 
 
 def kind_of(value: Any) -> str:
