@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from hasten.errors import ConfigError, ModelError, RunError, StorageError
+from hasten.errors import CapabilityError, ConfigError, ModelError, RunError, StorageError
 from hasten.export.ollama.create import Created, create
 from hasten.export.ollama.modelfile import modelfile
 from hasten.export.ollama.server import Server
@@ -59,6 +59,16 @@ def test_what_the_command_says_is_wrong_is_said(folder, old_server, command):
     with pytest.raises(RunError) as caught:
         create("ada", folder, host=NOBODY)
     assert caught.value.value == "Error: no space left"
+
+
+def test_an_adapter_goes_through_the_command_of_versions_that_take_one(folder, monkeypatch, command):
+    (folder / "Modelfile").write_text(modelfile("m.gguf", None, [], adapter="a.gguf"), encoding="utf-8")
+    monkeypatch.setattr(Server, "version", lambda self: "0.30.0")
+    assert create("ada", folder, host=NOBODY).version == "0.30.0"
+    assert (command / "called").is_file()
+    monkeypatch.setattr(Server, "version", lambda self: "0.35.0")
+    with pytest.raises(CapabilityError, match="ADAPTER"):
+        create("ada", folder, host=NOBODY)
 
 
 def test_an_old_server_without_the_command(folder, old_server, monkeypatch):

@@ -120,6 +120,7 @@ FUNCTIONS = [
     ("{{ (index .List 0) }}", "a"),
     ("{{ json .Map }}", '{"a":1,"b":2}'),
     ('{{ print .Nothing .Nothing }}{{ println nil 1 }}{{ printf "%v" nil }}', "<nil> <nil><nil> 1\n<nil>"),
+    ('{{ printf "a%*s|%-*s|" 3 "b" 2 "c" }}', "a  b|c |"),
     ('{{ printf "%x|%5d|%-5d|%+d|%05.1f" 255 7 7 7 1.5 }}', "ff|    7|7    |+7|001.5"),
     ("{{ json .Name }}", '"Ada"'),
 ]

@@ -99,7 +99,7 @@ def test_parameters_have_names():
 
 def test_what_people_write():
     text = (
-        "# a comment\n\nfrom ./m.gguf\nParameter stop </s>\n  PARAMETER top_p 0.9\n"
+        "\ufeff# a comment\n\nfrom ./m.gguf\nParameter stop </s>\n  PARAMETER top_p 0.9\n"
         'TEMPLATE "{{ .Prompt }}"\nSYSTEM You are Mario.\nLICENSE """\nany\n"""\nADAPTER ./a.gguf'
     )
     parameters = {"stop": ["</s>"], "top_p": "0.9"}

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import socket
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -173,6 +174,23 @@ def test_nobody_listens():
     assert Server(f"127.0.0.1:{port}").version() is None
     with pytest.raises(RunError, match="the connection broke"):
         Server(f"127.0.0.1:{port}").require("ada", Modelfile("./m.gguf"))
+
+
+def test_what_listens_there_speaks_no_http():
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def answer():
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(1000)
+                connection.sendall(b"220 mail.example.org ESMTP\r\n")
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        with pytest.raises(RunError) as caught:
+            Server(f"127.0.0.1:{listener.getsockname()[1]}").version()
+        thread.join()
+    assert "220 mail" in caught.value.value
 
 
 @pytest.mark.parametrize(

@@ -124,6 +124,12 @@ def test_thinking_that_go_cannot_take_out_is_noted():
     assert any("has begun" in note for note in notes)
 
 
+def test_tools_that_have_no_place_in_ollamas_template_are_noted():
+    (note,) = translate(encoder_of(named_template("chatml")[0])).notes
+    assert "Tools" in note
+    assert translate(encoder_of(named_template("zephyr")[0])).notes == ()
+
+
 def test_a_date_is_noted_and_fixed():
     template = "{{ strftime_now('%d %B %Y') }}\n" + tiny.CHATML
     made = translate(encoder_of(template, day=datetime.date(2026, 3, 5)))

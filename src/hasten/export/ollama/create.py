@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hasten.errors import ConfigError, ModelError, RunError, StorageError
-from hasten.export.ollama.modelfile import parse
+from hasten.export.ollama.modelfile import parse, require_adapters
 from hasten.export.ollama.server import Progress, Server, no_progress
 
 FILES_SINCE = (0, 5, 5)
@@ -65,6 +65,7 @@ def create(
 
     Raises:
         ConfigError: the name or the address is none.
+        CapabilityError: the Modelfile has an ADAPTER line, which the server's version does not take.
         ModelError: the Modelfile cannot be read.
         StorageError: a file is missing.
         RunError: the server refuses, or has something else than what was sent.
@@ -78,6 +79,8 @@ def create(
     command = f"ollama create {shlex.quote(name)} -f {shlex.quote(str(path))}"
     if version is None:
         return Created(name, command)
+    if made.adapter is not None:
+        require_adapters(version)
     if _numbers(version) < FILES_SINCE or made.adapter is not None:
         if shutil.which("ollama") is None:
             return Created(name, command)

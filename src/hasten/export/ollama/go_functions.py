@@ -10,7 +10,7 @@ from typing import Any
 from hasten.export.ollama.go_lexer import template_error
 from hasten.export.ollama.go_values import Struct, go_json, kind_of, shown, truth
 
-_VERB = re.compile(r"%(?:%|(?P<flags>[-+ 0]*)(?P<width>\d*)(?P<digits>\.\d+)?(?P<verb>[a-zA-Z]))")
+_VERB = re.compile(r"%(?:%|(?P<flags>[-+ 0]*)(?P<width>\d*|\*)(?P<digits>\.\d+)?(?P<verb>[a-zA-Z]))")
 
 
 def call(name: str, values: list[Any]) -> Any:
@@ -118,6 +118,11 @@ def _formatted(text: Any, *values: Any) -> str:
             return "%"
         if not remaining:
             raise template_error(f"'{match[0]}' without a value")
+        width = match["width"]
+        if width == "*":
+            width = str(_place(remaining.pop(0), 1 << 20))
+            if not remaining:
+                raise template_error(f"'{match[0]}' without a value")
         value = remaining.pop(0)
         fits = {"s": str, "q": str, "d": int, "x": int, "t": bool, "f": float}.get(verb, object)
         if verb not in "sqdxtfv" or not isinstance(value, fits) or (verb in "dx" and isinstance(value, bool)):
@@ -125,14 +130,13 @@ def _formatted(text: Any, *values: Any) -> str:
                 f"'{match[0]}' of a {kind_of(value)}", "hasten knows %s %q %d %x %t %f %v of their kinds."
             )
         if verb in "dxf":
-            return f"%{match['flags']}{match['width']}{match['digits'] or ''}{verb}" % value
+            return f"%{match['flags']}{width}{match['digits'] or ''}{verb}" % value
         if match["flags"].strip("-") or match["digits"]:
             raise template_error(f"'{match[0]}'", "Of texts, hasten knows a width and '-'.")
         if verb == "q" and not value.translate(dict.fromkeys(map(ord, "\n\r\t"), " ")).isprintable():
             raise template_error(f"'{match[0]}' of characters that are not printable")
         made = json.dumps(value, ensure_ascii=False) if verb == "q" else shown(value)
-        width = int(match["width"] or 0)
-        return made.ljust(width) if "-" in match["flags"] else made.rjust(width)
+        return made.ljust(int(width or 0)) if "-" in match["flags"] else made.rjust(int(width or 0))
 
     made = _VERB.sub(one, text)
     if remaining or "%" in _VERB.sub("", text):

@@ -112,7 +112,7 @@ def parse(text: str) -> Modelfile:
     """
     found: dict[str, str] = {}
     parameters: dict[str, str | list[str]] = {}
-    for name, value in _instructions(text):
+    for name, value in _instructions(text.removeprefix("\ufeff")):
         if name == "parameter":
             key, _, number = value.partition(" ")
             _add(parameters, key, number)

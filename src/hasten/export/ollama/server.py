@@ -80,6 +80,8 @@ class Server:
                 text = answer.read()
         except OSError:  # nobody listens there
             return None
+        except http.client.HTTPException as cause:
+            raise self._trouble(f"it answered no HTTP ({cause})", "Ollama says its version there.") from cause
         try:
             return str(json.loads(text)["version"])
         except (ValueError, KeyError, TypeError) as cause:

@@ -15,7 +15,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from hasten.data.conversation import Message, RowProblem
+from hasten.data.conversation import Conversation, Message, RowProblem
 from hasten.data.templates import ChatEncoder
 from hasten.errors import CapabilityError
 from hasten.export.ollama.chat_parts import REMEDY, ChatParts, Prompts, Trim, chat_parts, talk, trims_of
@@ -41,6 +41,8 @@ CONTENTS = {
 """Contents of proven conversations: in all turns, and in one of them beside plain ones."""
 _SPECIAL = re.compile(r'\{(?=\{|$)|"{3,}|[^\S\n\t ]')
 _THOUGHT, _ANSWER = "zqthought", "zqanswer"
+_FUNCTION = {"name": "zqtool", "description": "a", "parameters": {"type": "object", "properties": {}}}
+_TOOLS = [{"type": "function", "function": _FUNCTION}]
 _CONTENT, _GIVEN = "{{ .Content }}", "{{ $given = true }}"
 _MOST_SHOWN = 300
 
@@ -266,6 +268,8 @@ def _notes(encoder: ChatEncoder, prompts: Prompts, template: GoTemplate, parts: 
         yield "The chat template takes no system text; it is written in front of the first question."
     if encoder.renderer.prints_date(encoder.renderer.template()):
         yield "The chat template writes today's date; in Ollama it is that of the day of this export."
+    if not encoder.renderer.supported(Conversation(talk(u="zqone"), _TOOLS))[2]:
+        yield "Tools have a place in the chat template but not in Ollama's, so Ollama takes none for this model."
     later = [*talk(u="zqone", a=_ANSWER), *talk(s="zqlater", v="zqtwo")]
     if _differ(prompts, template, later, None):
         yield "A system text behind the first turn is not written as the chat template writes it."
