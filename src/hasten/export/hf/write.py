@@ -142,7 +142,7 @@ def write_as(
         notes += write_tokenizer(opened.base.folder, opened.adapter, temporary)
         config = made.config(opened.weights.config)
         _write_settings(opened.base.folder / CONFIG, config, temporary / CONFIG)
-        generation, changed = generation_settings(opened.base.folder, config, _tokenizer(temporary))
+        generation, changed = generation_settings(opened.base.folder, config, load_tokenizer(temporary))
         notes += changed
         _write_settings(opened.base.folder / GENERATION, generation, temporary / GENERATION)
         files = write_files(temporary, opened.weights, made, most, progress)
@@ -220,7 +220,7 @@ def _require_tokens(opened: Opened) -> None:
     )
 
 
-def _tokenizer(folder: Path) -> Any:
+def load_tokenizer(folder: Path) -> Any:
     """The tokenizer as others will load it, or None where there is none."""
     if not (folder / SETTINGS).is_file() and not (folder / TOKENIZER).is_file():
         return None
