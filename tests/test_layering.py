@@ -64,6 +64,7 @@ TESTED_BY = {
     "compat/stand_ins.py": "compat/test_script.py",
     "compat/target_choice.py": "compat/test_adapters.py",
     "export/ollama/chat_parts.py": "export/ollama/test_translate.py",
+    "export/ollama/compose.py": "export/ollama/test_translate.py",
     "export/ollama/go_functions.py": "export/ollama/test_go_template.py",
     "export/ollama/go_lexer.py": "export/ollama/test_go_template.py",
     "export/ollama/go_syntax.py": "export/ollama/test_go_template.py",
