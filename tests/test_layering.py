@@ -71,6 +71,7 @@ TESTED_BY = {
     "export/hf/settings.py": "export/hf/test_write.py",
     "export/hf/shards.py": "export/hf/test_write.py",
     "export/ollama/chat_parts.py": "export/ollama/test_translate.py",
+    "export/ollama/compose.py": "export/ollama/test_translate.py",
     "export/ollama/go_functions.py": "export/ollama/test_go_template.py",
     "export/ollama/go_lexer.py": "export/ollama/test_go_template.py",
     "export/ollama/go_syntax.py": "export/ollama/test_go_template.py",

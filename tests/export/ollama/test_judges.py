@@ -25,7 +25,7 @@ from support import gguf_files, tiny
 
 SYSTEM, USER, ANSWER, AGAIN = (
     {"role": role, "content": text}
-    for role, text in (("system", "Sys text"), ("user", "Q one"), ("assistant", "Ans one"), ("user", "Q two"))
+    for role, text in (("system", "Sys text"), ("user", "Q one"), ("assistant", "An answer"), ("user", "Q two"))
 )
 PROBES = {"u": [USER], "su": [SYSTEM, USER], "uau": [USER, ANSWER, AGAIN], "suau": [SYSTEM, USER, ANSWER, AGAIN]}
 # For these templates blanks around contents are taken off, which Go cannot do: contents without such are compared.

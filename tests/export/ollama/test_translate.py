@@ -8,9 +8,10 @@ from transformers import AddedToken
 from hasten.data.named_templates import STOPS, named_template
 from hasten.data.templates import ChatEncoder
 from hasten.errors import CapabilityError, ModelError
+from hasten.export.ollama.compose import literal
 from hasten.export.ollama.go_template import GoTemplate
 from hasten.export.ollama.prompt import ollama_prompt
-from hasten.export.ollama.translate import conversations, literal, prove, translate
+from hasten.export.ollama.translate import conversations, prove, translate
 from support import tiny
 from support.template_texts import EXPECTED, SYSTEM, TURNS
 

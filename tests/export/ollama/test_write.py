@@ -133,3 +133,7 @@ def test_stops_are_texts_of_tokens(demo_tokenizer):
     assert stops(encoder) == ["<|im_end|>"]
     assert stops(encoder, {"eos_token_id": 0}) == ["<|endoftext|>", "<|im_end|>"]
     assert stops(encoder, GenerationConfig(eos_token_id=[0, 2])) == ["<|endoftext|>", "<|im_end|>"]
+    with pytest.raises(ModelError) as caught:
+        stops(encoder, {"eos_token_id": 10**6})
+    assert caught.value.value == "1000000"
+    assert "generation_config.json" in caught.value.remedy

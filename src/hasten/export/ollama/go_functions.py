@@ -66,6 +66,8 @@ def _length(value: Any) -> int:
 def _index(value: Any, *places: Any) -> Any:
     for place in places:
         if isinstance(value, dict) and not isinstance(value, Struct):
+            if not isinstance(place, str):
+                raise template_error(f"a {kind_of(place)} as the key of a map")
             value = value.get(place)
             continue
         if not isinstance(value, str | list):

@@ -154,15 +154,15 @@ class _Parser:
         self._ranges += word == "range"
         body, end = self.body(("else", "end"))
         self._ranges -= word == "range"
-        otherwise = self._otherwise() if end == "else" else None
+        otherwise = self._otherwise(word) if end == "else" else None
         del self._known[scope:]
         return Branch(word, pipe, body, otherwise)  # type: ignore[arg-type]
 
-    def _otherwise(self) -> tuple[Node, ...]:
+    def _otherwise(self, kind: str) -> tuple[Node, ...]:
         rest = self._rest
         rest.take()
         word = rest.word()
-        if word in ("if", "with"):
+        if word == kind != "range":
             return (self._branch(word, rest),)
         rest.finish()
         nodes, end = self.body(("end",))

@@ -102,26 +102,32 @@ class _Run:
         del self._variables[scope:]
 
     def _range(self, node: Branch, dot: Any) -> None:
-        value = self._pipe(Pipe(node.pipe.commands), dot)
+        value = self._pipe(node.pipe, dot)  # its variables hold the whole where there is nothing to go through
         names = node.pipe.variables
         if isinstance(value, int) and len(names) > 1:
             raise template_error("a range over a number has one variable")
         items = list(_items(value))
-        if not items:
-            if node.otherwise is not None:
+        try:
+            for key, item in items:
+                self._turn(node, names, (item,) if len(names) == 1 else (key, item), item)
+            if not items and node.otherwise is not None:
                 self.walk(node.otherwise, dot)
-            return
-        for key, item in items:
-            scope = len(self._variables)
-            for name, given in zip(names, (item,) if len(names) == 1 else (key, item), strict=False):
-                self._set(name, given, node.pipe.declares)
-            try:
-                self.walk(node.body, item)
-            except _Leave as jump:
-                if jump.kind == "break":
-                    return
-            finally:
-                del self._variables[scope:]
+        except _Leave as jump:
+            if jump.kind != "break":
+                raise
+
+    def _turn(self, node: Branch, names: Sequence[str], given: Sequence[Any], item: Any) -> None:
+        """One turn of a range."""
+        scope = len(self._variables)
+        for name, value in zip(names, given, strict=False):
+            self._set(name, value, node.pipe.declares)
+        try:
+            self.walk(node.body, item)
+        except _Leave as jump:
+            if jump.kind == "break":
+                raise
+        finally:
+            del self._variables[scope:]
 
     def _pipe(self, pipe: Pipe, dot: Any) -> Any:
         value, given = None, False
@@ -148,7 +154,7 @@ class _Run:
             case Dot():
                 return dot
             case Variable(name):
-                return next(value for known, value in reversed(self._variables) if known == name)
+                return self._variables[self._place(name)][1]
             case Chain(start, fields):
                 value = self._value(start, dot)
                 for field in fields:
@@ -163,8 +169,13 @@ class _Run:
         if declares:
             self._variables.append((name, value))
             return
-        place = max(index for index, (known, _) in enumerate(self._variables) if known == name)
-        self._variables[place] = (name, value)
+        self._variables[self._place(name)] = (name, value)
+
+    def _place(self, name: str) -> int:
+        places = [index for index, (known, _) in enumerate(self._variables) if known == name]
+        if not places:  # declared in a branch that was not taken
+            raise template_error(f"variable '{name}' without a value")
+        return places[-1]
 
 
 def _items(value: Any) -> Iterator[tuple[Any, Any]]:

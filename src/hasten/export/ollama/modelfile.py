@@ -2,7 +2,7 @@
 
 A value is text in three quotes, in one, or in none. Nothing can be escaped, so of the three forms the first is taken
 that reads back equal; what no form can carry (some text with three quotes in it, characters that Ollama's reader drops)
-is refused. Templates need none of this: `hasten.export.ollama.translate.literal` spells such characters in Go.
+is refused. Templates need none of this: `hasten.export.ollama.compose.literal` spells such characters in Go.
 
 The format: https://docs.ollama.com/modelfile.
 """

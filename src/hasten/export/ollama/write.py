@@ -63,6 +63,7 @@ def write_modelfile(
 
     Raises:
         ConfigError: a name, a text or a number that no Modelfile can have.
+        ModelError: an end token that the tokenizer does not have.
         StorageError: the disk is full or not writable.
     """
     ends = stops(encoder, generation_config)
@@ -115,11 +116,22 @@ def stops(encoder: ChatEncoder, generation_config: Any = None) -> list[str]:
     Args:
         encoder: the tokenizer.
         generation_config: transformers' configuration, or what its file holds.
+
+    Raises:
+        ModelError: the configuration names a token that the tokenizer does not have.
     """
     if isinstance(generation_config, dict):
         generation_config = _Ends(generation_config.get("eos_token_id"))
     ids = encoder.end_ids(generation_config)
-    return [encoder.tokenizer.decode([token], skip_special_tokens=False) for token in ids]
+    texts = [encoder.tokenizer.decode([token], skip_special_tokens=False) for token in ids]
+    if "" in texts:
+        raise ModelError(
+            "generation_config.eos_token_id",
+            str(ids[texts.index("")]),
+            "An end token has a text in the tokenizer.",
+            "Correct generation_config.json, or load the model's own tokenizer.",
+        )
+    return texts
 
 
 @dataclass(frozen=True)
