@@ -124,7 +124,7 @@ def test_vllm_says_what_the_live_model_says(demo_model_folder, tmp_path, kind):
     model = AutoModelForCausalLM.from_pretrained(demo_model_folder, dtype=torch.float32)
     base = tmp_path / "base"
     lora = {"r": 16, "lora_alpha": 32, "target_modules": ["q_proj", "v_proj", "down_proj"]}
-    case = adapt(base, model, tmp_path, strength=0.005, **lora)
+    case = adapt(base, model, tmp_path, strength=0.02, **lora)
     tokenizer = AutoTokenizer.from_pretrained(demo_model_folder)
     tokenizer.save_pretrained(base)
     prompts = ["The capital of France is", "def fibonacci(n):"]

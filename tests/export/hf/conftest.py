@@ -29,6 +29,7 @@ def adapt(folder, model, tmp_path, *, save=None, grown=None, strength=0.1, **lor
     """A saved base, a live adapted model of it, and the adapter's folder."""
     from peft import LoraConfig, get_peft_model
 
+    torch.manual_seed(0)
     model.save_pretrained(folder)
     tiny.tokenizer().save_pretrained(folder)
     live = copy.deepcopy(model)
