@@ -349,7 +349,6 @@ def test_dora_is_not_merged(tiny_model_folder, tmp_path):
 def test_the_others_exist_and_say_so(adapted):
     model, tokenizer = adapted
     for name, arguments in (
-        ("save_pretrained_gguf", ("x", tokenizer, "q4_k_m")),
         ("push_to_hub_gguf", ("me/x", tokenizer)),
         ("push_to_hub_merged", ("me/x", tokenizer)),
         ("save_pretrained_torchao", ("x",)),

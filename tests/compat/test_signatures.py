@@ -6,7 +6,7 @@ import pytest
 import torch
 from peft import TaskType
 
-from hasten.compat import later, saving
+from hasten.compat import gguf, later, saving
 from hasten.compat.chat_templates import (
     get_chat_template,
     standardize_data_formats,
@@ -185,7 +185,7 @@ def test_same_objects():
     [
         (later.push_to_hub_merged, ["save_method", "use_temp_dir", "private", "create_pr", "commit_description"]),
         (
-            later.save_pretrained_gguf,
+            gguf.save_pretrained_gguf,
             ["quantization_method", "first_conversion", "imatrix_file", "merge_is_disposable"],
         ),
         (later.push_to_hub_gguf, ["quantization_method", "private", "imatrix_file", "is_main_process"]),

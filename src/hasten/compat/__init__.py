@@ -35,6 +35,8 @@ _HOME: dict[str, tuple[str, str]] = {
         for name in ("SFTConfig", "SFTTrainer", "UnslothTrainer", "UnslothTrainingArguments", "unsloth_train")
     },
     "save_pretrained_merged": ("hasten.compat.saving", "save_pretrained_merged"),
+    "save_pretrained_gguf": ("hasten.compat.gguf", "save_pretrained_gguf"),
+    "print_quantization_methods": ("hasten.compat.gguf", "print_quantization_methods"),
     "is_bf16_supported": (_SMALL, "is_bf16_supported"),
     "is_bfloat16_supported": (_SMALL, "is_bfloat16_supported"),
     "is_vLLM_available": (_SMALL, "is_vllm_available"),

@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-from hasten.compat import later, modes, saving
+from hasten.compat import gguf, later, modes, saving
 from hasten.kernels.row_scaled.rows import row_scaled_of
 from hasten.lora.initial import initial_of
 
@@ -18,7 +18,7 @@ METHODS = {
     "generate": modes.generate,
     "save_pretrained_merged": saving.save_pretrained_merged,
     "push_to_hub_merged": later.push_to_hub_merged,
-    "save_pretrained_gguf": later.save_pretrained_gguf,
+    "save_pretrained_gguf": gguf.save_pretrained_gguf,
     "push_to_hub_gguf": later.push_to_hub_gguf,
     "save_pretrained_torchao": later.save_pretrained_torchao,
     "save_pretrained_ggml": later.save_pretrained_ggml,

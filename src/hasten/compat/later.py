@@ -12,10 +12,7 @@ from hasten.errors import CapabilityError
 BUFFERS = "_unsloth_temporary_saved_buffers"
 """Default of `temporary_location`, which has no effect here."""
 
-_GGUF = (
-    "Use save_pretrained_merged(folder, tokenizer) and llama.cpp's convert_hf_to_gguf.py on that folder, "
-    "or `hasten export` once it is there."
-)
+_GGUF = "Use save_pretrained_gguf(folder, tokenizer, quantization_method=...), then `hf upload REPO folder_gguf`."
 _HUB = "Use save_pretrained_merged(folder, tokenizer), then `hf upload REPO folder`."
 _VLLM = "Use model.generate, or save_pretrained_merged(folder, tokenizer) and `vllm serve folder`."
 _ADAPTER = "Use model.save_pretrained(folder) and from_pretrained(model_name=folder)."
@@ -67,37 +64,6 @@ def push_to_hub_merged(
         CapabilityError: always.
     """
     _refuse("push_to_hub_merged", repo_id, _HUB)
-
-
-def save_pretrained_gguf(
-    model: Any,
-    save_directory: str,
-    tokenizer: Any = None,
-    quantization_method: str | list[str] = "fast_quantized",
-    first_conversion: str | None = None,
-    push_to_hub: bool = False,
-    token: str | bool | None = None,
-    private: bool | None = None,
-    is_main_process: bool = True,
-    state_dict: dict[str, Any] | None = None,
-    save_function: Any = None,
-    max_shard_size: str | int = "5GB",
-    safe_serialization: bool = True,
-    variant: str | None = None,
-    save_peft_format: bool = True,
-    tags: list[str] | None = None,
-    temporary_location: str = BUFFERS,
-    maximum_memory_usage: float = 0.85,
-    save_method: str | None = None,
-    imatrix_file: str | None = None,
-    merge_is_disposable: bool = True,
-) -> NoReturn:
-    """Not offered yet.
-
-    Raises:
-        CapabilityError: always.
-    """
-    _refuse("save_pretrained_gguf", quantization_method, _GGUF)
 
 
 def push_to_hub_gguf(

@@ -23,8 +23,7 @@ _REMEDIES = {
     "check_python_modules": _SANDBOX,
     "is_port_open": "Use the socket module.",
     "launch_openenv": "Start the environment's server yourself.",
-    "print_quantization_methods": "Use save_pretrained_merged(folder, tokenizer) and llama.cpp for GGUF files.",
-    "save_to_gguf": "Use save_pretrained_merged(folder, tokenizer) and llama.cpp for GGUF files.",
+    "save_to_gguf": "Use model.save_pretrained_gguf(folder, tokenizer), or `hasten export`.",
     "unsloth_save_model": "Use model.save_pretrained_merged(folder, tokenizer).",
     "get_gpu_memory_stats": "Use torch.cuda.max_memory_reserved() and torch.cuda.mem_get_info().",
 }

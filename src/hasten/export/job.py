@@ -34,7 +34,7 @@ from hasten.export.hf.write import write_model
 from hasten.export.ollama.create import create
 from hasten.export.ollama.write import FILE as MODELFILE
 from hasten.export.ollama.write import write_modelfile
-from hasten.export.prove import Proof
+from hasten.export.prove import Proof, adds_bos
 from hasten.export.targets import Wanted
 from hasten.export.verify import logits
 from hasten.export.verify.checks import Check, require_right
@@ -224,12 +224,13 @@ class _Job:
             rule = "A Modelfile says where answers end."
             raise CapabilityError("ollama", "the model has no tokenizer", rule, "Export it to gguf alone.")
         written = write_modelfile(
-            folder, gguf, ChatEncoder(model.tokenizer), generation_config=dict(model.generation)
+            folder, gguf, ChatEncoder(model.tokenizer), generation_config=dict(model.generation),
+            adds_bos=adds_bos(folder / gguf),
         )  # fmt: skip
         self.done.notes += written.notes
         if written.refused:
             self.done.notes.append(f"the Modelfile has no TEMPLATE: {written.refused}")
-        return self.proof.modelfile(folder / MODELFILE) if self.request.verify else []
+        return self.proof.modelfile(folder / MODELFILE, gguf) if self.request.verify else []
 
     def _create(self) -> None:
         folder = self.output / "gguf"

@@ -26,6 +26,7 @@ from hasten.export.verify.weights import compare_weights
 from hasten.export.weights import PlainFolder, Weights
 from hasten.loading.beginning import FILE
 from hasten.loading.gguf import model_folder
+from hasten.loading.gguf_file import open_gguf
 
 _OF_DTYPE = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 _TOKENS = 160
@@ -93,11 +94,13 @@ class Proof:
         with self._converted(file) as folder:
             return self._both(target, folder, lambda name: chosen[entries[name]].kind.name, exact=plain)
 
-    def modelfile(self, path: Path) -> list[Check]:
-        """A Modelfile: stops, and its template on conversations."""
+    def modelfile(self, path: Path, source: str) -> list[Check]:
+        """A Modelfile and the GGUF file that it names: stops, and its template on conversations."""
         encoder = ChatEncoder(self.meant.tokenizer)
         try:
-            proven = check_modelfile(path, encoder, generation_config=dict(self.meant.generation))
+            proven = check_modelfile(
+                path, encoder, generation_config=dict(self.meant.generation), adds_bos=adds_bos(path.parent / source)
+            )
         except HastenError as problem:
             return [Check("ollama", "Modelfile", "wrong", str(problem))]
         said = (
@@ -125,6 +128,12 @@ class Proof:
             return [*checks, Check(target, "logits", "skipped", self.no_room)]
         predicted = logits.predictions(logits.model_in(found.folder), self.ids)
         return [*checks, logits.compare_logits(target, self.predicted, predicted, logits.bound(error), "as merged")]
+
+
+def adds_bos(file: Path) -> bool | None:
+    """Whether a GGUF file says that a begin token is put in front of every text; None: it says nothing."""
+    found = open_gguf(file).fields.get("tokenizer.ggml.add_bos_token")
+    return None if found is None else bool(found)
 
 
 def _embedding(weights: Weights) -> str:
