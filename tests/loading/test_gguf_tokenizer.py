@@ -81,6 +81,11 @@ def test_files_that_do_not_say_so_begin_as_llama_cpp_does(model, tmp_path, pre, 
 
 
 # The blank before a digit belongs to no word: what transformers' conversion loses.
+def test_smollm_cuts_digits_off_before_words():
+    assert [step["type"] for step in CUTS["smollm"].as_json()["pretokenizers"]] == ["Digits", "ByteLevel"]
+
+
+@pytest.mark.slow
 def test_digits_are_cut_off_first(tmp_path, demo_tokenizer):
     model = gguf_models.model("llama", vocab_size=len(demo_tokenizer), hidden_size=32, num_hidden_layers=1)
     _, found = made(tmp_path, model, demo_tokenizer, pre="smollm")

@@ -163,9 +163,10 @@ def _by_transformers(file: GgufFile, target: Path) -> list[str]:
     where = {"pretrained_model_name_or_path": str(file.path.parent), "gguf_file": file.path.name}
     try:
         tokenizer = AutoTokenizer.from_pretrained(**where)
-        model, found = AutoModelForCausalLM.from_pretrained(
+        made: Any = AutoModelForCausalLM.from_pretrained(
             **where, dtype=torch.float32, quantization_config=GgufConfig(dequantize=True), output_loading_info=True
         )
+        model, found = made
     except (ValueError, LookupError, OSError, RuntimeError, NotImplementedError) as cause:
         reason = str(cause).strip().splitlines() or [type(cause).__name__]
         raise _unknown(file, f"transformers cannot read it ({reason[0][:300]})") from cause

@@ -136,7 +136,7 @@ def _long(file: GgufFile) -> dict[str, Any]:
     found: dict[str, Any] = {"rope_type": "longrope"}
     for name, key in ((LONG, "long_factor"), (SHORT, "short_factor")):
         values = np.array(file.tensors[name].data, dtype=np.float32).reshape(-1)
-        found[key] = [plain(value) for value in values]
+        found[key] = [plain(float(value)) for value in values]
     original = int(file.need("rope.scaling.original_context_length"))
     found["original_max_position_embeddings"] = original
     stated = file.own("rope.scaling.attn_factor")

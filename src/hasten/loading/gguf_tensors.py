@@ -3,7 +3,7 @@
 Every value is kept exactly. F16 and BF16 stay as they are; float32 becomes the file's own 16-bit type where that holds
 every value of the tensor; quantized types are dequantized to float32, since scale times code needs more digits than 16
 bits have. Rows know nothing of each other, so queries and keys are put in order before they are dequantized, and a
-tensor is dequantized in blocks of rows: memory for one tensor, never for the model.
+tensor is dequantized in blocks of rows: memory for a few blocks, never for the model.
 """
 
 from __future__ import annotations
@@ -138,9 +138,11 @@ def values(stored: Stored) -> Iterator[np.ndarray]:
     width = max(stored.shape[-1], 1)
     step = max(_VALUES // width, 1)
     blocks = [rows[start : start + step] for start in range(0, len(rows), step)]
-    with ThreadPoolExecutor(os.cpu_count() or 1) as threads:
-        for block in threads.map(lambda raw: dequantize(raw, kind), blocks):
-            yield _narrowed(block - np.float32(stored.less) if stored.less else block, stored.kept)
+    workers = os.cpu_count() or 1
+    with ThreadPoolExecutor(workers) as threads:
+        for start in range(0, len(blocks), workers):  # not all at once: finished blocks wait in memory
+            for block in threads.map(lambda raw: dequantize(raw, kind), blocks[start : start + workers]):
+                yield _narrowed(block - np.float32(stored.less) if stored.less else block, stored.kept)
 
 
 def _in_order(stored: Stored) -> np.ndarray:
