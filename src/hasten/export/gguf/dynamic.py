@@ -2,8 +2,8 @@
 
 What a type would cost is estimated for each weight of the layers by one backward (`hasten.quant.sensitivity`), from the
 error that ggml's encoder really leaves; for embedding and head it is measured. A knapsack (`hasten.quant.choose`) then
-spends the bytes. The backward also says how much each position counts, which makes a better importance matrix than the
-plain mean of squares: an error at a position that changes no prediction costs nothing.
+spends the bytes. The same backward says how much each position counts, and the importance matrix that the rows are
+encoded with is weighted by that: never much worse than the plain mean of squares where it was tried, once 6 % better.
 
 Shapes: N outputs, K inputs.
 """
