@@ -1,4 +1,4 @@
-"""Mean squares of what weights meet: as the model's own forward has them, and files of llama.cpp's, read and written."""
+"""Mean squares of what weights meet, as the model's own forward has them; llama.cpp's files, read and written."""
 
 import struct
 

@@ -2,8 +2,8 @@
 
 What a type would cost is estimated for each weight of the layers by one backward (`hasten.quant.sensitivity`), from the
 error that ggml's encoder really leaves; for embedding and head it is measured. A knapsack (`hasten.quant.choose`) then
-spends the bytes. The same backward says how much each position counts, and the importance matrix that the rows are
-encoded with is weighted by that: never much worse than the plain mean of squares where it was tried, once 6 % better.
+spends the bytes. The same backward says how much each position counts, and the importance that rows are encoded with is
+weighted by that (on SmolLM2 6 % less divergence with Q4_K_M's types than the plain mean of squares, none with ours).
 
 Shapes: N outputs, K inputs.
 """
