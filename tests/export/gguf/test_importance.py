@@ -1,4 +1,4 @@
-"""Mean squares of what weights meet: as the model's own forward has them, and files that go to and fro."""
+"""Mean squares of what weights meet, as the model's own forward has them; llama.cpp's files, read and written."""
 
 import struct
 
