@@ -11,6 +11,7 @@ from hasten.export.gguf.metadata import DIFFERENCES, file_type, metadata
 from hasten.export.gguf.source import Source
 from hasten.export.weights import PlainFolder
 from support import tiny
+from support.gguf_judges import family_folder
 
 
 def facts_of(folder, **facts):
@@ -72,6 +73,13 @@ def test_a_card_that_cannot_be_read(tiny_model_folder):
     (tiny_model_folder / "README.md").write_text("---\na: [1\n---\n")
     with pytest.raises(ModelError, match=r"README.md: its first lines are no YAML.*Correct or remove it"):
         facts_of(tiny_model_folder)
+
+
+def test_a_window_that_llama_cpp_does_not_have_ends_the_context(tmp_path):
+    folder = family_folder(tmp_path, "mistral")
+    assert facts_of(folder)["llama.context_length"] == 11 and "llama.context_length" in DIFFERENCES
+    settings(folder, "config.json", sliding_window=None)
+    assert facts_of(folder)["llama.context_length"] == 96
 
 
 def test_file_types():
