@@ -69,7 +69,7 @@ def test_two_files_that_claim_one_type_are_named(monkeypatch):
     monkeypatch.setattr(base.importlib, "import_module", lambda name: module)
     all_families.cache_clear()
     try:
-        with pytest.raises(RuntimeError, match="llama is claimed by llama and mistral"):
+        with pytest.raises(RuntimeError, match=r"llama is claimed by gemma3 and llama"):
             all_families()
     finally:
         all_families.cache_clear()

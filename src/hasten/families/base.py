@@ -78,8 +78,9 @@ class Gguf:
     """Whether the head is the embedding where config.json does not say."""
     sizes: bool = False
     """Whether the file says how many tokens there are and how wide rotated heads are."""
-    window: Literal["none", "config", "always"] = "none"
-    """Whether the file says the sliding window: never, where the config has one, or also where it has none (0)."""
+    window: Literal["none", "context", "config", "always"] = "none"
+    """Whether the file says the sliding window: never; never, so its context ends where the window does, because
+    llama.cpp would look beyond; where the config has one; or also where it has none (0)."""
     long_factors: bool = False
     """Positions beyond the original window have factors of their own (LongRoPE), two tensors of the file."""
     head_width: int | None = None

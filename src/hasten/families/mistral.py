@@ -5,7 +5,7 @@ from hasten.families.base import Blocks, Family, Gguf, Supported
 FAMILY = Family(
     name="Mistral",
     model_types=("mistral",),
-    gguf=Gguf(arch="llama", permuted=True, sizes=True),
+    gguf=Gguf(arch="llama", permuted=True, sizes=True, window="context"),
     blocks=Blocks(window="config"),
     capabilities={
         "packing": Supported("tests/blocks/test_packed_attention.py::test_packed_equals_separate"),

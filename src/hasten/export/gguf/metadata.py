@@ -30,6 +30,8 @@ from hasten.loading.source import read_json
 Value = str | bool | int | float | Sequence[str]
 
 DIFFERENCES: Mapping[str, str] = {
+    "llama.context_length": "of Mistral's first models, the sliding window: llama.cpp has none there, and would look"
+    " further back than the model ever did",
     "tokenizer.ggml.add_bos_token": "always said: what llama.cpp assumes without it depends on how text is cut",
     "tokenizer.ggml.add_space_prefix": "always said of SentencePiece's kind: llama.cpp assumes a blank, Gemma has none",
     "tokenizer.ggml.eot_token_id": "said where answers also end in a token that llama.cpp does not know by its text",
@@ -121,7 +123,8 @@ def _say_origin(draft: GGUFWriter, source: Source) -> None:
 def _say_sizes(draft: GGUFWriter, source: Source) -> None:
     config, form = source.weights.config, source.form
     draft.add_block_count(source.layers)
-    draft.add_context_length(int(config["max_position_embeddings"]))
+    context, window = int(config["max_position_embeddings"]), int(config.get("sliding_window") or 0)
+    draft.add_context_length(min(context, window) if form.window == "context" and window else context)
     draft.add_embedding_length(int(config["hidden_size"]))
     draft.add_feed_forward_length(int(config["intermediate_size"]))
     draft.add_head_count(source.heads)
@@ -134,8 +137,8 @@ def _say_sizes(draft: GGUFWriter, source: Source) -> None:
         draft.add_vocab_size(source.rows)
     if form.sizes or form.long_factors:
         draft.add_rope_dimension_count(source.rotated if form.long_factors else source.head_width)
-    if form.window == "always" or (form.window == "config" and config.get("sliding_window")):
-        draft.add_sliding_window(int(config.get("sliding_window") or 0))
+    if form.window == "always" or (form.window == "config" and window):
+        draft.add_sliding_window(window)
     if config.get("final_logit_softcapping"):
         draft.add_final_logit_softcapping(float(config["final_logit_softcapping"]))
     if source.experts:
