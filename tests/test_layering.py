@@ -68,6 +68,7 @@ TESTED_BY = {
     "export/hf/ends.py": "export/hf/test_merged.py",
     "export/hf/experts.py": "export/hf/test_merged.py",
     "export/hf/low_rank.py": "export/hf/test_merged.py",
+    "export/hf/placing.py": "export/hf/test_merged.py",
     "export/hf/settings.py": "export/hf/test_write.py",
     "export/hf/shards.py": "export/hf/test_write.py",
     "export/ollama/chat_parts.py": "export/ollama/test_translate.py",
