@@ -72,7 +72,7 @@ def load(name: str, options: LoadOptions) -> Loaded:
     """Load what a name means.
 
     Args:
-        name: ``"demo"``, a folder, an adapter folder, a ``.gguf`` file or a hub id.
+        name: ``"demo"``, a folder, an adapter folder, a ``.gguf`` file, ``"ollama:NAME"`` or a hub id.
         options: device, dtype, storage, permissions.
 
     Raises:
@@ -174,6 +174,8 @@ def _load_base(source: Source, options: LoadOptions) -> Loaded:
     if kept is not None:
         kept.finish(model, found)
     tokenizer, notes = _tokenizer(source, options)
+    if source.kind == "gguf":
+        notes += gguf.notes(Path(local_folder(source, options)))
     if kept is not None:
         notes.append(kept.note)
     return Loaded(model, tokenizer, source, source, notes)

