@@ -8,7 +8,9 @@ from hasten.export.targets import Wanted, parse
 
 def test_everything():
     assert parse(["hf", "gguf:Q4_K_M, q8_0", "gguf:q4_k,f16"]) == Wanted(hf="", gguf=("q4_k_m", "q8_0", "f16"))
-    assert parse(["hf:float32", "fp8", "lora", "gguf-lora"]) == Wanted(hf="float32", fp8=True, lora=True, gguf_lora=True)
+    assert parse(["hf:float32", "fp8", "lora", "gguf-lora"]) == Wanted(
+        hf="float32", fp8=True, lora=True, gguf_lora=True
+    )
     assert parse(["gguf", "gguf:dynamic"]).gguf == ("q4_k_m", "dynamic")
     assert parse(["ollama"]) == Wanted(gguf=("q4_k_m",), ollama="")
     assert parse(["ollama:me/x:v1", "gguf:q8_0"]) == Wanted(gguf=("q8_0",), ollama="me/x:v1")

@@ -167,7 +167,9 @@ class _Job:
             )
             self.done.notes += written.notes
             self.done.commands.append(vllm.serve_model(self.output / "fp8"))
-            self._finish("fp8", [], bytes=written.nbytes, dtype=written.dtype)
+            self._finish(
+                "fp8", self.proof.fp8(folder) if self.request.verify else [], bytes=written.nbytes, dtype=written.dtype
+            )
 
     def _adapters(self) -> None:
         if self.wanted.lora:
@@ -178,7 +180,7 @@ class _Job:
                 vllm.require_servable(vllm.adapter_problems(folder, self.opened.base))
                 self.done.commands.append(vllm.serve_adapter(folder, self.opened.base_name, "lora"))
                 self.done.commands[-1] = self.done.commands[-1].replace(str(folder), str(self.output / "lora"))
-            self._finish("lora", [], bytes=written.nbytes)
+            self._finish("lora", self.proof.lora(folder) if self.request.verify else [], bytes=written.nbytes)
         if self.wanted.gguf_lora:
             assert self.opened.adapter is not None, "was required"
             folder = make_folder(self._draft("gguf-lora"))
@@ -196,8 +198,13 @@ class _Job:
         for kind, planned in plan_gguf(model, outputs, choices=choices, importance=weights).items():
             self._say_fallbacks(kind, planned)
         written = write_gguf(
-            model, outputs, choices=choices, importance=weights, progress=self._progress("gguf")
-        )  # fmt: skip
+            model,
+            outputs,
+            choices=choices,
+            importance=weights,
+            facts={"general.name": self.name},
+            progress=self._progress("gguf"),
+        )
         checks: list[Check] = []
         for kind, file in outputs.items():
             if self.request.verify:
@@ -256,7 +263,7 @@ class _Job:
         if not is_dynamic:
             self.tell("measuring what each weight reads (importance matrix)")
             return measure(live, windows), {}
-        made = dynamic.dynamic(live, windows, source.by_layers(), source.model, size=self.request.size, tell=self.tell)
+        made = dynamic.survey(live, windows, source.by_layers(), source.model, tell=self.tell).choose(self.request.size)
         self.tell(f"dynamic: {made.bytes / 2**20:,.0f} of {made.budget / 2**20:,.0f} MiB")
         return importance or made.importance, {dynamic.NAME: made.choices}
 

@@ -18,6 +18,8 @@ from hasten.export.dressed import Dressed
 from hasten.export.gguf.mixes import Chosen
 from hasten.export.gguf.source import Source
 from hasten.export.hf.base import Opened
+from hasten.export.hf.dequantized import DequantizedFolder
+from hasten.export.hf.merged import MergedWeights
 from hasten.export.hf.write import load_tokenizer
 from hasten.export.ollama.write import check_modelfile
 from hasten.export.verify import logits, text
@@ -87,6 +89,21 @@ class Proof:
         kind = _OF_DTYPE[dtype]
         return self._both("hf", PlainFolder(folder), lambda name: kind, exact=True)
 
+    def fp8(self, folder: Path) -> list[Check]:
+        """A model folder in 8-bit floats, read as the values that they stand for."""
+        return self._both("fp8", DequantizedFolder(folder), lambda name: "E4M3", exact=False)
+
+    def lora(self, folder: Path) -> list[Check]:
+        """An adapter's folder, merged again."""
+        merged = MergedWeights(self.opened.base, folder)
+        check, _ = compare_weights("lora", self.meant, merged, lambda name: "F32", exact=True)
+        if check.state == "equal":
+            check = Check("lora", "weights", "equal", "merged again, the same model")
+        if self.meant.tokenizer is None:
+            return [check]
+        other, own = load_tokenizer(folder), self.meant.tokenizer
+        return [check, text.compare_tokens("lora", own, other), text.compare_templates("lora", own, other)]
+
     def gguf(self, file: Path, kind: str, chosen: Mapping[str, Chosen]) -> list[Check]:
         """A GGUF file, converted back by the loader."""
         if Source(self.meant).model.experts:
@@ -117,7 +134,7 @@ class Proof:
         with TemporaryDirectory(dir=self.scratch) as cache:
             yield PlainFolder(model_folder(file, Path(cache)))
 
-    def _both(self, target: str, found: PlainFolder, kind_of: Any, *, exact: bool) -> list[Check]:
+    def _both(self, target: str, found: PlainFolder | DequantizedFolder, kind_of: Any, *, exact: bool) -> list[Check]:
         own, error = compare_weights(target, self.meant, found, kind_of, exact=exact)
         checks = [own]
         tokenizer = self.meant.tokenizer
@@ -128,7 +145,9 @@ class Proof:
             return checks
         if self.no_room is not None:
             return [*checks, Check(target, "logits", "skipped", self.no_room)]
-        predicted = logits.predictions(logits.model_in(found.folder), self.ids)
+        plain = isinstance(found, PlainFolder)
+        model = logits.model_in(found.folder) if plain else logits.model_of(found)
+        predicted = logits.predictions(model, self.ids)
         return [*checks, logits.compare_logits(target, self.predicted, predicted, logits.bound(error), "as merged")]
 
 

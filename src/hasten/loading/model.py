@@ -382,7 +382,8 @@ def _base_name(source: Source, options: LoadOptions) -> str:
             "PEFT records it there.",
             "Add base_model_name_or_path.",
         )
-    return name
+    beside = Path(source.name) / name  # an exported adapter says where its base is from its own folder
+    return str(beside.resolve()) if name.startswith(".") and source.kind == "adapter" and beside.is_dir() else name
 
 
 def _adapter_weights(source: Source, options: LoadOptions) -> Path:

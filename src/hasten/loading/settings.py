@@ -12,7 +12,9 @@ from hasten.schema import option
 class ModelSettings:
     """Which model, and how its frozen weights are kept."""
 
-    name: str = option("demo", "'demo', a folder, an adapter folder, a .gguf file, ollama:NAME, or a hub id such as org/name")
+    name: str = option(
+        "demo", "'demo', a folder, an adapter folder, a .gguf file, ollama:NAME, or a hub id such as org/name"
+    )
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = option("auto", "type of frozen weights and activations")
     load_in_4bit: bool = option(False, "keep frozen weights as 4-bit NF4 (QLoRA); needs bitsandbytes")
     load_in_8bit: bool = option(False, "keep them as 8-bit whole numbers, one scale per output; needs bitsandbytes")

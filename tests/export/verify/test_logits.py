@@ -17,10 +17,10 @@ def test_a_model_of_weights_is_the_folder_s(tiny_model_folder):
 
 
 def test_other_predictions_are_wrong():
-    one = torch.tensor([[0.0, 4.0, 1.0], [3.0, 0.0, 0.0]]).log_softmax(-1)
+    one = torch.tensor([[0.0, 12.0, 1.0, 3.0], [9.0, 0.0, 0.0, 1.0]]).log_softmax(-1)
     check = logits.compare_logits("x", one, one.flip(-1), logits.bound(0.1), "y")
     assert check.state == "wrong" and "nats per token (bound 3)" in check.said
-    assert logits.compare_logits("x", one, one[:1], 1.0, "y").said == "(1, 3) instead of (2, 3)"
+    assert logits.compare_logits("x", one, one[:1], 1.0, "y").said == "(1, 4) instead of (2, 4)"
     assert logits.compare_logits("x", one, one * float("nan"), 3.0, "y").state == "wrong"
 
 

@@ -2,7 +2,8 @@
 
 Errors are norms relative to the tensor's own. A type's bound is the worst that its rounding can do: values of a block
 are off by at most half a step, steps are the block's largest value over the levels on its side, and the worst block has
-one value of that size and the rest below half a step. A tensor of other rows, or of another order, is off by 1.4.
+one value of that size and the rest below half a step. 8-bit floats are off by half a step of their own size. A tensor
+of other rows, or of another order, is off by 1.4.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from hasten.export.weights import Weights
 BOUNDS: dict[str, float] = {
     "F32": 2.0**-20, "F16": 2.0**-11, "BF16": 2.0**-9,
     # sqrt(values of a block) * half a step of its largest value, and a few percent where scales are rounded too
+    "E4M3": 2.0**-4,
     "Q8_0": sqrt(32) / 254 * 1.05,
     "Q6_K": sqrt(16) / 64 * 1.05,
     "Q5_0": sqrt(32) / 32, "Q5_1": sqrt(32) / 31, "Q5_K": sqrt(32) / 31 * 1.05,
