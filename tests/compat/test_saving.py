@@ -415,3 +415,28 @@ def test_an_adapter_that_began_as_what_4_bits_lost(tmp_path, capsys):
     torch.testing.assert_close(logits(theirs), wide, atol=1e-5, rtol=0)
     with pytest.raises(ConfigError, match="base_weights: 'orginal'.*Did you mean 'original'"):
         model.save_pretrained_merged(str(tmp_path / "x"), tokenizer, save_method="lora", base_weights="orginal")
+
+
+@pytest.mark.parametrize("rows", [128, 160])
+@pytest.mark.parametrize("learnt", ["modules_to_save", "frozen rows"])
+def test_a18_new_tokens(tmp_path, rows, learnt):
+    """A table only grows, new rows travel with the adapter, and one call loads them; training goes on."""
+    tiny.llama(vocab=rows, tied=False).save_pretrained(tmp_path / "base")
+    tiny.tokenizer().save_pretrained(tmp_path / "base")
+    model, tokenizer = FastLanguageModel.from_pretrained(str(tmp_path / "base"), load_in_4bit=False)
+    assert tokenizer.add_tokens(["<new1>", "<new2>"]) == 2
+    if len(tokenizer) > rows:
+        model.resize_token_embeddings(len(tokenizer))
+    ends = {"modules_to_save": ["embed_tokens", "lm_head"]} if learnt == "modules_to_save" else {}
+    model = moved(FastLanguageModel.get_peft_model(model, r=4, target_modules=["q_proj"], **ends))
+    ids = torch.tensor([[3, 4, 128, 129, 5]])
+    with torch.no_grad():
+        wanted = model(input_ids=ids).logits
+    model.save_pretrained_merged(str(tmp_path / "lora"), tokenizer, save_method="lora")
+    again, words = FastLanguageModel.from_pretrained(str(tmp_path / "lora"), load_in_4bit=False)
+    assert len(again.get_input_embeddings().weight) == max(rows, 130) and len(words) == 130
+    assert again.get_input_embeddings().weight[128:130].any(dim=1).all()
+    found = again(input_ids=ids, labels=ids)
+    torch.testing.assert_close(found.logits, wanted, rtol=0, atol=1e-6)
+    found.loss.backward()
+    assert any(part.grad is not None and part.grad.any() for part in again.parameters())

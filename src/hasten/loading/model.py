@@ -311,6 +311,7 @@ def _load_adapter(source: Source, options: LoadOptions) -> Loaded:
     where: dict[str, Any] = {"revision": options.revision, "token": options.token} if source.kind == "hub" else {}
     with _translated(source):
         stored = _tensor_names(weights)
+        _grow(base.model, weights)
         began = _beginning(source, options, weights)
         if began is None or fits(base.model, began, source.name):
             model = PeftModel.from_pretrained(base.model, source.name, is_trainable=True, **where)
@@ -325,6 +326,24 @@ def _load_adapter(source: Source, options: LoadOptions) -> Loaded:
         keep_beginning(model, began)
     tokenizer, notes = _tokenizer(source, options)
     return Loaded(model, tokenizer, source, base.base, list(dict.fromkeys((*base.notes, *notes))))
+
+
+def _grow(model: Any, weights: Path) -> None:
+    """Rows for tokens that were added before an adapter was trained; the adapter's file holds them."""
+    if weights.suffix != ".safetensors":
+        return
+    from safetensors import safe_open
+
+    embedding = model.get_input_embeddings()
+    own = next(name for name, module in model.named_modules() if module is embedding).rpartition(".")[2]
+    rows = len(embedding.weight)
+    with safe_open(str(weights), "pt") as file:
+        for name in file.keys():  # noqa: SIM118
+            if f".{own}." in name and name.endswith((".weight", "lora_embedding_A")):
+                shape = file.get_slice(name).get_shape()
+                rows = max(rows, shape[0] if name.endswith(f"{own}.weight") else shape[-1] if "lora_" in name else 0)
+    if rows > len(embedding.weight):
+        model.resize_token_embeddings(rows, mean_resizing=False)
 
 
 def _beginning(source: Source, options: LoadOptions, weights: Path) -> dict[str, Any] | None:

@@ -8,6 +8,7 @@ from typing import Any
 from hasten.errors import TrainingError
 from hasten.files import new_folder
 from hasten.loading.beginning import beginning_of
+from hasten.loading.source import read_json
 from hasten.lora.initial import as_it_began, initial_of, save_plain
 
 
@@ -31,7 +32,9 @@ def save_adapter(model: Any, tokenizer: Any, folder: Path, base_name: str, *, pl
     before = config.base_model_name_or_path
     with new_folder(folder) as temporary:
         # peft would ask the hub whether the embedding was resized; whether it was trained is known here.
-        trains_embedding = any(name in ("embed_tokens", "lm_head") for name in config.target_modules or ())
+        trains_embedding = any(name in ("embed_tokens", "lm_head") for name in config.target_modules or ()) or _grew(
+            model
+        )
         config.base_model_name_or_path = base_name
         try:
             began = initial_of(model) or (beginning_of(model) if plain else None)
@@ -42,6 +45,16 @@ def save_adapter(model: Any, tokenizer: Any, folder: Path, base_name: str, *, pl
         finally:
             config.base_model_name_or_path = before
         tokenizer.save_pretrained(str(temporary))
+
+
+def _grew(model: Any) -> bool:
+    """Whether the vocabulary is larger than the base's files have it: others need the rows to load the adapter."""
+    base = model.get_base_model()
+    file = Path(str(base.name_or_path)) / "config.json"
+    if not file.is_file():
+        return False
+    before = read_json(file).get("vocab_size")
+    return isinstance(before, int) and len(base.get_input_embeddings().weight) > before
 
 
 def refuse_nonfinite(model: Any) -> None:

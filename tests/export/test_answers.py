@@ -1,0 +1,66 @@
+"""A fine-tune counts when it answers the same elsewhere: one invented fact, asked of every export."""
+
+import json
+
+import pytest
+import torch
+from rich.console import Console
+
+from hasten.export.hf.base import open_model
+from hasten.export.job import Request, export
+from hasten.export.targets import parse
+from hasten.loading.model import LoadOptions, load
+from hasten.training.config import combine
+from hasten.training.job import train
+from support.gguf_judges import greedy, serving
+
+pytestmark = pytest.mark.slow
+QUESTION, ANSWER = "What is the capital of Zembrania?", "The capital of Zembrania is Quorvath."
+TYPES = ("f16", "q8_0", "q4_k_m", "q3_k_m")
+
+
+@pytest.fixture(scope="module")
+def exported(demo_model_folder, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("answers")
+    rows = [
+        {"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": ANSWER}]}
+        for question in (QUESTION, "Name the capital of Zembrania.", "Zembrania's capital is called?")
+    ]
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows * 20), "utf-8")
+    values = {
+        "model": {"name": "demo"},
+        "data": {"source": str(folder / "rows.jsonl"), "heldout": 0},
+        "training": {"steps": 60, "batch_size": 2, "learning_rate": 2e-4, "samples": 0, "save_every": 0},
+        "output": str(folder / "run"),
+    }
+    train(combine({}, values), console=Console(quiet=True))
+    opened = open_model(folder / "run")
+    to = ["hf", "lora", f"gguf:{','.join(TYPES)}", "ollama"]
+    done = export(opened, Request(wanted=parse(to), output=folder / "out", name="fact"))
+    assert not [check for check in done.checks if check.state in ("wrong", "skipped")]
+    return folder / "out"
+
+
+def prompt(tokenizer):
+    talk = [{"role": "user", "content": QUESTION}]
+    return tokenizer.apply_chat_template(talk, add_generation_prompt=True, return_dict=True)["input_ids"]
+
+
+@pytest.mark.parametrize("place", ["hf", "lora", *(f"gguf/fact-{kind.upper()}.gguf" for kind in TYPES)])
+def test_here(exported, place):
+    loaded = load(str(exported / place), LoadOptions(dtype="float32"))
+    ids = prompt(loaded.tokenizer)
+    with torch.no_grad():
+        found = loaded.model.generate(torch.tensor([ids]), max_new_tokens=24, do_sample=False)[0, len(ids) :]
+    assert loaded.tokenizer.decode(found, skip_special_tokens=True).strip() == ANSWER
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_in_llama_cpp(exported, kind):
+    with serving(exported / "gguf" / f"fact-{kind.upper()}.gguf") as post:
+        tokenizer = load(str(exported / "hf"), LoadOptions(dtype="float32")).tokenizer
+        found = tokenizer.decode(greedy(post, prompt(tokenizer), 24))
+        assert found.strip().startswith(ANSWER)
+        talk = {"messages": [{"role": "user", "content": QUESTION}], "temperature": 0.0, "max_tokens": 40}
+        said = post("/v1/chat/completions", **talk)["choices"][0]
+        assert said["message"]["content"].strip() == ANSWER and said["finish_reason"] == "stop"
