@@ -440,3 +440,20 @@ def test_a18_new_tokens(tmp_path, rows, learnt):
     torch.testing.assert_close(found.logits, wanted, rtol=0, atol=1e-6)
     found.loss.backward()
     assert any(part.grad is not None and part.grad.any() for part in again.parameters())
+
+
+def test_in_8_bit_floats(tiny_model_folder, tmp_path):
+    from hasten.loading.published import FP8_METHODS
+
+    model, tokenizer = make(tiny_model_folder, r=4, target_modules=["q_proj", "down_proj"])
+    ids = torch.arange(3, 19)[None]
+    with torch.no_grad():
+        wanted = model(input_ids=ids).logits
+    model.save_pretrained_merged(str(tmp_path / "x"), tokenizer, save_method="fp8")
+    config = json.loads((tmp_path / "x" / "config.json").read_text("utf-8"))
+    assert config["quantization_config"]["quant_method"] in FP8_METHODS
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]
+    again, _ = FastLanguageModel.from_pretrained(str(tmp_path / "x"), load_in_4bit=False)
+    with torch.no_grad():
+        found = again(input_ids=ids).logits
+    assert 0 < (found - wanted).norm() < 0.1 * wanted.norm()  # e4m3 keeps a value within 2^-4 of itself

@@ -29,6 +29,8 @@ from hasten.compat.notes import say, say_once
 from hasten.compat.offered import Unoffered, require_defaults
 from hasten.compat.origin import origin_of
 from hasten.errors import CapabilityError, ConfigError, StorageError, did_you_mean
+from hasten.export.hf.base import open_model
+from hasten.export.hf.fp8 import write_fp8
 from hasten.files import new_folder, require_writable
 from hasten.loading.beginning import FILE, beginning_of
 from hasten.lora.initial import initial_of, save_plain
@@ -40,8 +42,9 @@ MERGED, LORA = "merged_16bit", "lora"
 IN_4_BITS, FORCED = "merged_4bit", "merged_4bit_forced"
 ENOUGH = 0.9
 """Share of an update that is to survive a merge into 4 bits that is not forced."""
-_METHODS = (MERGED, LORA, IN_4_BITS, FORCED)
-_LATER = ("mxfp4", "fp8", "torchao")
+IN_8_BITS = "fp8"
+_METHODS = (MERGED, LORA, IN_4_BITS, FORCED, IN_8_BITS)
+_LATER = ("mxfp4", "torchao")
 _HUB = "Save into a folder, then run `hf upload REPO FOLDER`."
 _UNOFFERED = {
     "push_to_hub": Unoffered((False,), _HUB),
@@ -131,7 +134,8 @@ def save_pretrained_merged(
         tokenizer: saved beside the weights; None is the one that was loaded with the model.
         save_method: ``"merged_16bit"`` (adapter merged, bfloat16 unless the model is float16), ``"lora"``, or
             ``"merged_4bit"`` (merged and rounded to NF4; how much of what was learnt survives is said, and where it
-            is less than nine tenths only ``"merged_4bit_forced"`` writes it).
+            is less than nine tenths only ``"merged_4bit_forced"`` writes it), or ``"fp8"`` (merged, linear weights in
+            8-bit floats with one scale per output: compressed-tensors' layout, as vLLM reads it).
         push_to_hub: must be False.
         token: for the hub; without effect.
         is_main_process: False writes nothing.
@@ -184,7 +188,7 @@ def save_pretrained_merged(
         return
     kept = half_dtype(model) if dtype is None else getattr(torch, str(dtype).removeprefix("torch."))
     refuse_nonfinite(model)
-    require_space(model, folder, kept, copies=1.0 if method == MERGED else 1.3)  # NF4 lies beside 16 bits
+    require_space(model, folder, kept, copies=1.0 if method == MERGED else 1.6)  # few bits lie beside 16
     originals = choose_originals(model, base_weights)
     written: dict[str, Any] = {
         "dtype": kept,
@@ -197,6 +201,13 @@ def save_pretrained_merged(
             write_merged(model, temporary, tokenizer, **written)
         say_base(model, originals)
         say(f"merged model saved in {folder} ({str(kept).removeprefix('torch.')})")
+        return
+    if method == IN_8_BITS:
+        with TemporaryDirectory(dir=folder.parent) as merged:
+            write_merged(model, Path(merged), tokenizer, **written)
+            write_fp8(open_model(merged), folder, max_shard_size=max_shard_size)
+        say_base(model, originals)
+        say(f"merged model saved in {folder} (8-bit floats)")
         return
     share = _share(model, originals, method, kept)
     with new_folder(folder) as temporary, TemporaryDirectory(dir=folder.parent) as merged:
@@ -234,7 +245,10 @@ def _method(name: str) -> str:
         return method
     if method in _LATER:
         raise CapabilityError(
-            "save_method", repr(name), "hasten writes 16 bit, NF4 and adapters.", f"Use '{MERGED}' or '{LORA}'."
+            "save_method",
+            repr(name),
+            "hasten writes 16 bit, 8-bit floats, NF4 and adapters.",
+            f"Use '{MERGED}' or '{LORA}'.",
         )
     remedy = did_you_mean(method, (*_METHODS, *_LATER), f"Use '{MERGED}'.")
     raise ConfigError("save_method", repr(name), f"It is one of {', '.join(_METHODS)}.", remedy)
