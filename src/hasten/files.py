@@ -101,7 +101,7 @@ def new_folder(path: Path) -> Iterator[Path]:
             with native_path(temporary) as target:
                 yield target
             _flush(temporary)
-            _put(temporary, path)
+            put(temporary, path)
     finally:
         if temporary.exists():
             shutil.rmtree(temporary)
@@ -156,7 +156,8 @@ def _flush(folder: Path) -> None:
                 os.fsync(opened.fileno())
 
 
-def _put(new: Path, path: Path) -> None:
+def put(new: Path, path: Path) -> None:
+    """Give a finished file or folder its name; what had it before stays until then."""
     if not path.exists():
         new.replace(path)
         return

@@ -6,8 +6,11 @@ a name that says it was refused, and the export ends in an error.
 
 from __future__ import annotations
 
+import re
+import secrets
+import shlex
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,7 +29,7 @@ from hasten.export.gguf.importance import Importance, measure, read_importance
 from hasten.export.gguf.lora import write_adapter as write_gguf_adapter
 from hasten.export.gguf.mixes import Chosen, choose
 from hasten.export.gguf.source import Source
-from hasten.export.gguf.write import Planned, plan_gguf, write_gguf
+from hasten.export.gguf.write import Planned, Written, plan_gguf, write_gguf
 from hasten.export.hf.adapter import write_adapter
 from hasten.export.hf.base import Opened
 from hasten.export.hf.fp8 import write_fp8
@@ -38,7 +41,7 @@ from hasten.export.prove import Proof, adds_bos
 from hasten.export.targets import Wanted
 from hasten.export.verify import logits
 from hasten.export.verify.checks import Check, require_right
-from hasten.files import make_folder, require_writable, storing, write_json
+from hasten.files import make_folder, put, require_writable, storing, write_json
 from hasten.loading.source import read_json
 
 RECORD = "export.json"
@@ -47,6 +50,7 @@ TOKENS = 16384
 Tell = Callable[[str], None]
 Progress = Callable[[str, int, int], None]
 _DRAFT, _REFUSED = ".unverified-", "refused-"
+_NAME = re.compile(r"\w[\w.+ -]{0,149}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,7 +123,9 @@ class _Job:
         self.tell, self.progress = tell, progress
         self.output = request.output.expanduser()
         self.done = Exported(self.output, notes=list(opened.notes))
-        self.name = request.name or _name_of(opened)
+        self.name = plain_name(request.name) if request.name is not None else _name_of(opened)
+        self.source = str(opened.adapter or opened.base.folder)
+        self.drafts: dict[str, Path] = {}
 
     def run(self) -> Exported:
         require_writable(self.output)
@@ -129,10 +135,12 @@ class _Job:
         make_folder(self.output)
         try:
             with ExitStack() as stack:
-                beside = Path(stack.enter_context(TemporaryDirectory(dir=self.output, prefix=".")))
-                model = dressed(self.opened, beside)
+                scratch = Path(stack.enter_context(TemporaryDirectory(dir=self.output, prefix=".")))
+                with storing(self.output):
+                    (scratch / self.name).mkdir()
+                    model = dressed(self.opened, scratch / self.name)
                 self.done.notes += model.notes
-                self.proof = Proof(self.opened, model, self.output)
+                self.proof = Proof(self.opened, model, scratch)
                 if self.request.verify:
                     self._check(self.proof.adapter(), None)
                 self._folders()
@@ -140,10 +148,14 @@ class _Job:
                 if self.wanted.gguf:
                     self._gguf(model)
         finally:
+            for draft in self.drafts.values():
+                if draft.exists():
+                    shutil.rmtree(draft)
             if made_here and not any(self.output.iterdir()):
                 self.output.rmdir()
-        self.done.notes = list(dict.fromkeys(self.done.notes))
-        write_json(self.output / RECORD, {**_record(self.output), **self.done.as_dict(), "targets": self._all()})
+        if self.wanted.ollama is not None:
+            self._create()
+        self._record()
         return self.done
 
     def _folders(self) -> None:
@@ -186,45 +198,69 @@ class _Job:
             folder = make_folder(self._draft("gguf-lora"))
             file = folder / f"{self.name}-lora-f32.gguf"
             write_gguf_adapter(self.opened.adapter, self.opened.base, file)
-            self.done.commands.append(f"llama-cli -m BASE.gguf --lora {self.output / 'gguf-lora' / file.name}")
-            self._finish("gguf-lora", [], bytes=file.stat().st_size)
+            place = self.output / "gguf-lora" / file.name
+            self.done.commands.append(shlex.join(["llama-cli", "-m", "BASE.gguf", "--lora", str(place)]))
+            checks = [
+                Check("gguf-lora", "weights", "skipped", "its head was read back; nothing here reads its matrices")
+            ]
+            self._finish("gguf-lora", checks if self.request.verify else [], bytes=file.stat().st_size)
 
     def _gguf(self, model: Dressed) -> None:
         source = Source(model)
-        importance, choices = self._chosen(model, source)
         folder = make_folder(self._draft("gguf"))
         outputs = {kind: folder / f"{self.name}-{kind.upper()}.gguf" for kind in self.wanted.gguf}
-        weights = None if importance is None else _by_name(importance, source)
-        for kind, planned in plan_gguf(model, outputs, choices=choices, importance=weights).items():
-            self._say_fallbacks(kind, planned)
-        written = write_gguf(
-            model,
-            outputs,
-            choices=choices,
-            importance=weights,
-            facts={"general.name": self.name},
-            progress=self._progress("gguf"),
-        )
         checks: list[Check] = []
-        for kind, file in outputs.items():
-            if self.request.verify:
+        written: dict[str, Written] = {}
+        for kinds, importance, choices in self._groups(model, source):
+            own = {kind: outputs[kind] for kind in kinds}
+            weights = None if importance is None else _by_name(importance, source)
+            for kind, planned in plan_gguf(model, own, choices=choices, importance=weights).items():
+                self._say_fallbacks(kind, planned)
+            written |= write_gguf(
+                model,
+                own,
+                choices=choices,
+                importance=weights,
+                facts={"general.name": self.name},
+                progress=self._progress("gguf"),
+            )
+            for kind, file in own.items() if self.request.verify else ():
                 chosen = choices.get(kind) or choose(
                     source.by_layers(), kind, source.model, importance=importance is not None
                 )
                 self.tell(f"reading back {file.name}")
                 checks += self.proof.gguf(file, kind, chosen)
         if self.wanted.ollama is not None:
-            checks += self._modelfile(model, folder, next(iter(outputs.values())).name)
+            checks += self._modelfile(model, folder, outputs[self.wanted.gguf[0]].name)
+        place = self.output / "gguf"
         files = {
-            kind: {"path": str(self.output / "gguf" / each.path.name), "bytes": each.bytes,
-                   "bits_per_weight": each.bits_per_weight,
+            kind: {"path": str(place / each.path.name), "bytes": each.bytes, "bits_per_weight": each.bits_per_weight,
                    "types": {one.name: count for one, count in each.tensors.items()}}
             for kind, each in written.items()
         }  # fmt: skip
-        self._finish("gguf", checks, files=files, bytes=sum(each.bytes for each in written.values()))
-        self.done.commands += [f"llama-cli -m {file['path']}" for file in files.values()][:1]
-        if self.wanted.ollama is not None:
-            self._create()
+        files = {**self._kept_files(folder), **{kind: files[kind] for kind in self.wanted.gguf}}
+        self._finish("gguf", checks, files=files, bytes=sum(each["bytes"] for each in files.values()))
+        self.done.commands.append(shlex.join(["llama-cli", "-m", files[self.wanted.gguf[0]]["path"]]))
+
+    def _kept_files(self, folder: Path) -> dict[str, Any]:
+        """Files of other types that earlier exports of this model wrote, linked or copied into the new folder."""
+        before = _record(self.output).get("targets", {}).get("gguf", {}).get("files", {})
+        kept = {kind: each for kind, each in before.items() if kind not in self.wanted.gguf}
+        found = {}
+        for kind, each in kept.items():
+            old = self.output / "gguf" / Path(each["path"]).name
+            if old.is_file() and not (folder / old.name).exists():
+                with storing(folder):
+                    try:
+                        (folder / old.name).hardlink_to(old)
+                    except OSError:  # a file system without links
+                        shutil.copyfile(old, folder / old.name)
+                found[kind] = each
+        modelfile = self.output / "gguf" / MODELFILE
+        if found and modelfile.is_file() and not (folder / MODELFILE).exists():
+            with storing(folder):
+                shutil.copyfile(modelfile, folder / MODELFILE)
+        return found
 
     def _modelfile(self, model: Dressed, folder: Path, gguf: str) -> list[Check]:
         if model.tokenizer is None:
@@ -242,7 +278,8 @@ class _Job:
     def _create(self) -> None:
         folder = self.output / "gguf"
         if not self.wanted.ollama:
-            self.done.commands.append(f"ollama create {self.name.lower()} -f {folder / MODELFILE}")
+            words = ["ollama", "create", _ollama_name(self.name), "-f", str(folder / MODELFILE)]
+            self.done.commands.append(shlex.join(words))
             return
         created = create(self.wanted.ollama, folder, progress=self.progress)
         if created.command:
@@ -250,22 +287,30 @@ class _Job:
             self.done.commands.append(created.command)
         else:
             self.done.notes.append(f"'{created.name}' was created in Ollama {created.version}")
-            self.done.commands.append(f"ollama run {created.name}")
+            self.done.commands.append(shlex.join(["ollama", "run", created.name]))
 
-    def _chosen(self, model: Dressed, source: Source) -> tuple[Importance | None, dict[str, Mapping[str, Chosen]]]:
-        """The importance matrix, and the types of a file whose name does not say them."""
+    def _groups(
+        self, model: Dressed, source: Source
+    ) -> Iterator[tuple[tuple[str, ...], Importance | None, dict[str, Mapping[str, Chosen]]]]:
+        """Types that are encoded with one importance matrix: `dynamic` has its own, whatever the others use."""
         asked = self.request.importance
-        importance = read_importance(asked) if isinstance(asked, Path) else None
+        plain = tuple(kind for kind in self.wanted.gguf if kind != dynamic.NAME)
         is_dynamic = dynamic.NAME in self.wanted.gguf
-        if not is_dynamic and asked is not True:
-            return importance, {}
-        live, windows = self._calibration(model)
-        if not is_dynamic:
-            self.tell("measuring what each weight reads (importance matrix)")
-            return measure(live, windows), {}
-        made = dynamic.survey(live, windows, source.by_layers(), source.model, tell=self.tell).choose(self.request.size)
-        self.tell(f"dynamic: {made.bytes / 2**20:,.0f} of {made.budget / 2**20:,.0f} MiB")
-        return importance or made.importance, {dynamic.NAME: made.choices}
+        live: Any = None
+        windows: Any = None
+        if is_dynamic or asked is True:
+            live, windows = self._calibration(model)
+        if plain:
+            importance = read_importance(asked) if isinstance(asked, Path) else None
+            if asked is True:
+                self.tell("measuring what each weight reads (importance matrix)")
+                importance = measure(live, windows)
+            yield plain, importance, {}
+        if is_dynamic:
+            found = dynamic.survey(live, windows, source.by_layers(), source.model, tell=self.tell)
+            made = found.choose(self.request.size)
+            self.tell(f"dynamic: {made.bytes / 2**20:,.0f} of {made.budget / 2**20:,.0f} MiB")
+            yield (dynamic.NAME,), made.importance, {dynamic.NAME: made.choices}
 
     def _calibration(self, model: Dressed) -> tuple[Any, Any]:
         from hasten.quant.calibration import read_windows
@@ -292,45 +337,64 @@ class _Job:
         return lambda done, of: self.progress(what, done, of)
 
     def _draft(self, target: str) -> Path:
-        draft = self.output / f"{_DRAFT}{target}"
-        with storing(draft):
-            if draft.exists():
-                shutil.rmtree(draft)
-        return draft
+        """A folder's name of its own, so that two exports at once do not meet."""
+        self.drafts[target] = self.output / f"{_DRAFT}{target}-{secrets.token_hex(4)}"
+        return self.drafts[target]
 
     def _finish(self, target: str, checks: list[Check], **facts: Any) -> None:
-        draft, final = self.output / f"{_DRAFT}{target}", self.output / target
-        self._check(checks, draft)
+        draft, final = self.drafts[target], self.output / target
+        self._check(checks, target)
+        facts["contents"] = sorted(path.name for path in draft.iterdir())
         with storing(final):
-            if final.exists():
-                shutil.rmtree(final)
-            draft.replace(final)
+            put(draft, final)
         self.done.targets[target] = {"path": str(final), **facts}
+        self._record()
 
-    def _check(self, checks: list[Check], draft: Path | None) -> None:
+    def _record(self) -> None:
+        """What stands under its name is in the record, whatever comes after it."""
+        self.done.notes = list(dict.fromkeys(self.done.notes))
+        known = {name: each for name, each in _record(self.output).get("targets", {}).items()}
+        targets = {name: each for name, each in known.items() if (self.output / name).is_dir()} | self.done.targets
+        write_json(self.output / RECORD, {**self.done.as_dict(), "source": self.source, "targets": targets})
+
+    def _check(self, checks: list[Check], target: str | None) -> None:
         self.done.checks += checks
-        if draft is None:
+        if target is None:
             require_right(checks, "no file: nothing was written")
         elif any(check.state == "wrong" for check in checks):
-            refused = draft.with_name(draft.name.replace(_DRAFT, _REFUSED))
+            refused = self.output / f"{_REFUSED}{target}"
             with storing(refused):
-                if refused.exists():
-                    shutil.rmtree(refused)
-                draft.replace(refused)
+                put(self.drafts[target], refused)
             require_right(checks, str(refused))
 
     def _require_own(self) -> None:
-        """Folders of targets are replaced only where an export has made them."""
-        known = _record(self.output).get("targets", {})
+        """A folder is replaced only where an export of the same model made all that is in it."""
+        record = _record(self.output)
         for target in self._names():
-            folder = self.output / target
-            if folder.exists() and (not folder.is_dir() or any(folder.iterdir())) and target not in known:
+            self._require_apart(self.output / target)
+            folder, known = self.output / target, record.get("targets", {}).get(target)
+            if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+                continue
+            foreign = [] if known is None or not folder.is_dir() else _others(folder, known.get("contents", []))
+            if known is not None and not foreign and record.get("source") == self.source:
+                continue
+            what = (
+                f"'{folder}' is there, and no export made it" if known is None
+                else f"'{folder}' holds '{foreign[0]}'" if foreign
+                else f"'{folder}' is an export of {record.get('source')}"
+            )  # fmt: skip
+            rule = f"An export replaces only what {RECORD} beside it names, of the same model."
+            raise ConfigError("--output", what, rule, "Choose another folder.")
+
+    def _require_apart(self, folder: Path) -> None:
+        """What is exported is read until the end: it must not be what is replaced."""
+        read = {self.opened.base.folder, self.opened.weights.folder, self.opened.adapter} - {None}
+        for one in (place.resolve() for place in read if place is not None):
+            if folder.resolve() == one or folder.resolve() in one.parents or one in folder.resolve().parents:
                 raise ConfigError(
-                    "--output",
-                    f"'{folder}' is there, and no export made it",
-                    f"An export replaces only what {RECORD} beside it names.",
+                    "--output", f"'{folder}' and '{one}' are one place", "What is exported is read from there.",
                     "Choose another folder.",
-                )
+                )  # fmt: skip
 
     def _require_possible(self) -> None:
         """What cannot work is found before hours of work, not after."""
@@ -350,10 +414,6 @@ class _Job:
         given = {"hf": wanted.hf is not None, "fp8": wanted.fp8, "lora": wanted.lora, "gguf-lora": wanted.gguf_lora}
         return [name for name, asked in {**given, "gguf": bool(wanted.gguf)}.items() if asked]
 
-    def _all(self) -> dict[str, Any]:
-        before = _record(self.output).get("targets", {})
-        return {**{name: each for name, each in before.items() if (self.output / name).is_dir()}, **self.done.targets}
-
 
 def _record(output: Path) -> dict[str, Any]:
     return dict(read_json(output / RECORD)) if (output / RECORD).is_file() else {}
@@ -364,12 +424,36 @@ def _by_name(importance: Importance, source: Source) -> dict[str, np.ndarray]:
     return {name: values for name, values in found.items() if values is not None}
 
 
+def plain_name(name: str) -> str:
+    """Refuse what files cannot be called.
+
+    Raises:
+        ConfigError: it is none, or leads into another folder.
+    """
+    if not _NAME.fullmatch(name):
+        rule = "Files are called so: letters, digits, blanks and . _ - +, with a letter or digit first."
+        raise ConfigError("--name", repr(name), rule, "For example: my-model.")
+    return name
+
+
 def _name_of(opened: Opened) -> str:
     """What files are called: the run's name, the adapter's folder or the model's."""
+    adapter, base = opened.adapter, opened.base_name
     if opened.run is not None:
-        return opened.run.name
-    if opened.adapter is not None and opened.adapter.name != "adapter":
-        return opened.adapter.name
-    if opened.adapter is not None:
-        return opened.adapter.parent.name
-    return Path(opened.base_name).stem if Path(opened.base_name).is_file() else Path(opened.base_name).name or "model"
+        own = opened.run.name
+    elif adapter is not None:
+        own = adapter.name if adapter.name != "adapter" else adapter.parent.name
+    else:
+        own = (
+            opened.base.folder.name.rpartition("-v")[0].rpartition("-")[0] if Path(base).is_file() else Path(base).name
+        )
+    own = re.sub(r"[^\w.+ -]", "-", own).lstrip("._-+ ")
+    return own[:150] or "model"
+
+
+def _ollama_name(name: str) -> str:
+    return re.sub(r"[^a-z0-9_.-]", "-", name.lower()).replace("..", ".").strip("-.")[:80] or "model"
+
+
+def _others(folder: Path, contents: Sequence[str]) -> list[str]:
+    return sorted({path.name for path in folder.iterdir()} - set(contents))
