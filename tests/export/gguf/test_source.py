@@ -77,6 +77,12 @@ def test_experts_are_in_order_whatever_the_files_order():
     assert [tensor.name for tensor in source.by_layers()][-1] == "blk.0.ffn_gate_exps.weight"
 
 
+def test_rules_for_mixed_types_know_the_architecture(tmp_path):
+    source = Source(PlainFolder(family_folder(tmp_path, "qwen2", num_hidden_layers=80, num_key_value_heads=6)))
+    assert source.model.arch == "qwen2"
+    assert source.model.is_70b  # of 80 layers, also without shared heads
+
+
 def test_a_family_without_a_form(tiny_model_folder):
     config_of(tiny_model_folder, model_type="mamba")
     with pytest.raises(CapabilityError, match=r"GGUF of model_type 'mamba'.*gemma3_text, llama.*Hugging Face or vLLM"):

@@ -74,7 +74,7 @@ class Source:
     @property
     def model(self) -> Model:
         """What the rules for mixed types ask of it."""
-        return Model(self.layers, self.heads, self.key_value_heads, self.experts)
+        return Model(self.layers, self.heads, self.key_value_heads, self.experts, self.form.arch)
 
     @property
     def rows(self) -> int:
