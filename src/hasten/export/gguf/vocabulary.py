@@ -53,7 +53,7 @@ def read(folder: Path, rows: int, *, beyond: Collection[str] = ()) -> Vocabulary
     Args:
         folder: with tokenizer.json.
         rows: of the embedding; ids beyond the tokenizer's are unused tokens.
-        beyond: tokens that may have no row; they are left out.
+        beyond: tokens that may have no row; those without one are left out.
 
     Raises:
         CapabilityError: a tokenizer that llama.cpp does not have.
@@ -69,7 +69,8 @@ def read(folder: Path, rows: int, *, beyond: Collection[str] = ()) -> Vocabulary
             "Export it to Hugging Face or vLLM.",
         )
     bytewise = not model.get("byte_fallback")
-    added: list[dict[str, Any]] = [one for one in tokenizer.get("added_tokens", ()) if one["content"] not in beyond]
+    every: list[dict[str, Any]] = tokenizer.get("added_tokens", [])
+    added = [one for one in every if one["id"] < rows or one["content"] not in beyond]
     _require_rows({**model["vocab"], **{one["content"]: one["id"] for one in added}}, rows, beyond, subject)
     tokens, kinds = [f"[PAD{number}]" for number in range(rows)], [TokenType.UNUSED] * rows
     for text, number in model["vocab"].items():
