@@ -62,6 +62,35 @@ def test_what_is_refused(llama, tmp_path, fields, value):
     assert error.remedy.startswith(("Use the model's Hugging Face folder", "Convert it again"))
 
 
+def test_gemmas_from_ollamas_own_converter(tmp_path):
+    model = gguf_models.model("gemma3_text", **FAMILIES["gemma3_text"])
+    unsaid = dict.fromkeys(
+        f"gemma3.{name}" for name in ("rope.freq_base", "rope.freq_base_swa", "attention.layer_norm_rms_epsilon")
+    )
+    theirs = {"gemma3.rope.global.freq_base": 5e5, "gemma3.rope.local.freq_base": 2e4}
+    current = {"gemma3.rope.freq_base": 3e5, "gemma3.rope.freq_base_swa": 3e4}
+    for fields, bases in [
+        (unsaid, (1e6, 1e4)),
+        ({**unsaid, **theirs}, (5e5, 2e4)),
+        ({**unsaid, **theirs, **current}, (3e5, 3e4)),
+    ]:
+        gguf_models.write_model(tmp_path / "x.gguf", model, fields=fields)
+        file = open_gguf(tmp_path / "x.gguf")
+        found = configuration(file, FORMS[file.arch])
+        kinds = ("full_attention", "sliding_attention")
+        assert tuple(found.rope_parameters[kind]["rope_theta"] for kind in kinds) == bases
+        assert found.rms_norm_eps == 1e-6
+
+
+def test_other_architectures_have_no_such_defaults(llama, tmp_path):
+    error = refusal(tmp_path / "x.gguf", llama, {"llama.attention.layer_norm_rms_epsilon": None})
+    assert error.value == "no field 'llama.attention.layer_norm_rms_epsilon'"
+    fields = {"llama.rope.freq_base": None, "llama.rope.global.freq_base": 5e5}
+    gguf_models.write_model(tmp_path / "y.gguf", llama, fields=fields)
+    file = open_gguf(tmp_path / "y.gguf")
+    assert configuration(file, FORMS[file.arch]).rope_parameters["rope_theta"] == 1e4
+
+
 def test_names():
     assert checkpoint_name("blk.12.attn_q.bias", FORMS["llama"]) == "model.layers.12.self_attn.q_proj.bias"
     assert checkpoint_name("blk.0.ffn_up.weight", FORMS["phi3"]) == "model.layers.0.mlp.gate_up_proj.weight"

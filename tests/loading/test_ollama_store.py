@@ -65,6 +65,16 @@ def test_it_is_found_by_name(store, weights):
     assert is_manifest(latest) and not is_manifest(store / "blobs" / "x")
 
 
+def test_a_tag_may_end_in_gguf(store, weights, tmp_path):
+    path = add(store, "hf.co/org/tiny-GGUF/tiny-Q4_K_M.gguf", [("model", weights)])
+    assert find_manifest("ollama:hf.co/org/tiny-GGUF:tiny-Q4_K_M.gguf", store) == path and is_manifest(path)
+    assert (gguf.model_folder(path, tmp_path / "cache") / "model.safetensors").is_file()
+    path.write_bytes(weights)
+    assert not is_manifest(path)
+    path.unlink()
+    assert not is_manifest(path)
+
+
 def test_where_the_store_is(monkeypatch, tmp_path):
     monkeypatch.setenv("OLLAMA_MODELS", str(tmp_path))
     assert stores() == [tmp_path]

@@ -12,7 +12,7 @@ from hasten.errors import ModelError
 from hasten.loading.gguf_file import GgufFile
 from hasten.loading.gguf_names import Form
 from hasten.loading.gguf_numbers import plain
-from hasten.loading.gguf_rope import rope_parameters
+from hasten.loading.gguf_rope import rope_parameters, window_base
 
 _OTHER_ARITHMETIC = (
     "attention.scale",
@@ -31,6 +31,9 @@ _TOKENS = {
     "eos_token_id": "tokenizer.ggml.eos_token_id",
     "pad_token_id": "tokenizer.ggml.padding_token_id",
 }
+_EPSILON = "attention.layer_norm_rms_epsilon"
+_GEMMA_EPSILON = 1e-6
+"""Ollama's own converter does not always say it."""
 _GEMMA_27B_LAYERS = 62
 
 
@@ -104,6 +107,7 @@ def _fields(file: GgufFile, form: Form) -> dict[str, Any]:
         raise _odd(file, "attention.value_length", f"Heads of keys have {width} values; both must be alike.")
     if rotated != width and form.model_type != "phi3":
         raise _odd(file, "rope.dimension_count", f"Heads have {width} values, and all of them must be rotated.")
+    epsilon = file.own(_EPSILON, _GEMMA_EPSILON) if file.arch == "gemma3" else file.need(_EPSILON)
     fields: dict[str, Any] = {
         "vocab_size": tokens_of(file),
         "hidden_size": hidden,
@@ -112,7 +116,7 @@ def _fields(file: GgufFile, form: Form) -> dict[str, Any]:
         "num_attention_heads": heads,
         "num_key_value_heads": int(file.own("attention.head_count_kv") or heads),
         "max_position_embeddings": int(file.need("context_length")),
-        "rms_norm_eps": plain(file.need("attention.layer_norm_rms_epsilon")),
+        "rms_norm_eps": plain(epsilon),
         "tie_word_embeddings": "output.weight" not in file.tensors,
         "rope_parameters": rope_parameters(file, rotated),
     }
@@ -160,7 +164,7 @@ def _phi3(file: GgufFile, fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def _gemma3(file: GgufFile, fields: dict[str, Any]) -> dict[str, Any]:
-    local = {"rope_type": "default", "rope_theta": plain(file.own("rope.freq_base_swa", 10000.0))}
+    local = {"rope_type": "default", "rope_theta": window_base(file)}
     fields["rope_parameters"] = {"full_attention": fields["rope_parameters"], "sliding_attention": local}
     added: dict[str, Any] = {"query_pre_attn_scalar": fields["head_dim"]}
     if fields["num_hidden_layers"] == _GEMMA_27B_LAYERS:  # the one whose scale is not that of its heads

@@ -20,6 +20,11 @@ FREQUENCIES = "rope_freqs.weight"
 LONG, SHORT = "rope_factors_long.weight", "rope_factors_short.weight"
 _LLAMA3 = ((8.0, 1.0, 4.0, 8192), (32.0, 1.0, 4.0, 8192), (16.0, 1.0, 1.0, 8192))
 """Published settings: factor, low and high frequency factor, original context."""
+_BASES = {"gemma3": (("rope.freq_base", "rope.global.freq_base"), 1e6)}
+"""Fields of the base by architecture, the first that is there counts, and what it is where none is. Gemma's second one
+is written by Ollama's own converter."""
+_USUAL_BASE = (("rope.freq_base",), 1e4)
+_WINDOW_BASE = (("rope.freq_base_swa", "rope.local.freq_base"), 1e4)
 _YARN = {
     "yarn_ext_factor": "extrapolation_factor",
     "yarn_attn_factor": "attention_factor",
@@ -38,7 +43,7 @@ def rope_parameters(file: GgufFile, rotated: int) -> dict[str, Any]:
     Raises:
         ModelError: a kind of scaling that is not known, or factors that no known rule gives.
     """
-    found: dict[str, Any] = {"rope_type": "default", "rope_theta": plain(file.own("rope.freq_base", 10000.0))}
+    found: dict[str, Any] = {"rope_type": "default", "rope_theta": _base(file, _BASES.get(file.arch, _USUAL_BASE))}
     if FREQUENCIES in file.tensors:
         return found | _llama3(file, found["rope_theta"], rotated)
     if LONG in file.tensors or SHORT in file.tensors:
@@ -64,6 +69,11 @@ def rope_parameters(file: GgufFile, rotated: int) -> dict[str, Any]:
     return found
 
 
+def window_base(file: GgufFile) -> float:
+    """The base of layers with a sliding window, of architectures where they have their own."""
+    return _base(file, _WINDOW_BASE)
+
+
 def llama3_factors(theta: float, rotated: int, scaling: tuple[float, float, float, float]) -> np.ndarray:
     """Llama 3's factor of every rotated pair, float32 ``[rotated / 2]``.
 
@@ -81,6 +91,11 @@ def llama3_factors(theta: float, rotated: int, scaling: tuple[float, float, floa
     return np.where(
         waves < original / high, 1.0, np.where(waves > original / low, factor, between)
     ).astype(np.float32)  # fmt: skip
+
+
+def _base(file: GgufFile, wanted: tuple[tuple[str, ...], float]) -> float:
+    fields, otherwise = wanted
+    return plain(next((value for name in fields if (value := file.own(name)) is not None), otherwise))
 
 
 def _llama3(file: GgufFile, theta: float, rotated: int) -> dict[str, Any]:

@@ -130,30 +130,35 @@ def values(stored: Stored) -> Iterator[np.ndarray]:
     """A tensor's values in order, in blocks of rows, in the type in which they are kept (BF16 as uint16)."""
     from gguf.quants import dequantize
 
-    rows = _in_order(stored)
+    rows, blocks = _in_order(stored)
     kind = stored.origin.tensor_type
     if kind.name == stored.kept and not stored.less:
-        yield rows.view(np.uint16) if kind.name == "BF16" else rows
+        for block in blocks:
+            yield rows[block].view(np.uint16) if kind.name == "BF16" else rows[block]
         return
-    width = max(stored.shape[-1], 1)
-    step = max(_VALUES // width, 1)
-    blocks = [rows[start : start + step] for start in range(0, len(rows), step)]
     workers = os.cpu_count() or 1
     with ThreadPoolExecutor(workers) as threads:
         for start in range(0, len(blocks), workers):  # not all at once: finished blocks wait in memory
-            for block in threads.map(lambda raw: dequantize(raw, kind), blocks[start : start + workers]):
+            for block in threads.map(lambda place: dequantize(rows[place], kind), blocks[start : start + workers]):
                 yield _narrowed(block - np.float32(stored.less) if stored.less else block, stored.kept)
 
 
-def _in_order(stored: Stored) -> np.ndarray:
-    """The tensor's rows (a vector is one row, unless its values belong to heads)."""
+def _in_order(stored: Stored) -> tuple[np.ndarray, list[slice] | list[np.ndarray]]:
+    """The tensor's rows as the file has them (a vector is one row), and the places of those of each block, in order."""
     data: np.ndarray = stored.origin.data
-    if stored.heads and len(stored.shape) == 1 and stored.origin.tensor_type.name == "BF16":
-        data = data.view(np.uint16)  # whole values, not bytes, change places
-    if stored.heads:
-        rows = data.reshape(stored.heads, -1, 2, *data.shape[1:])
-        data = rows.swapaxes(1, 2).reshape(data.shape)
-    return data.reshape(1, -1) if len(stored.shape) == 1 else data.reshape(-1, data.shape[-1])
+    if len(stored.shape) == 1:
+        if stored.heads and stored.origin.tensor_type.name == "BF16":
+            data = data.view(np.uint16)  # whole values, not bytes, change places
+        if stored.heads:
+            data = data.reshape(stored.heads, -1, 2).swapaxes(1, 2)
+        return data.reshape(1, -1), [slice(0, 1)]
+    rows = data.reshape(-1, data.shape[-1])
+    step = max(_VALUES // max(stored.shape[-1], 1), 1)
+    starts = range(0, len(rows), step)
+    if not stored.heads:
+        return rows, [slice(start, start + step) for start in starts]
+    places = np.arange(len(rows)).reshape(stored.heads, -1, 2).swapaxes(1, 2).reshape(-1)
+    return rows, [places[start : start + step] for start in starts]
 
 
 def _kept(tensor: ReaderTensor, half: Kept, less: float) -> Kept:

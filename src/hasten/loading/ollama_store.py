@@ -27,6 +27,7 @@ _HOST_PART = re.compile(r"^[A-Za-z0-9][A-Za-z0-9.-]{0,127}(:[0-9]{1,5})?$")
 _DIGEST = re.compile(r"^sha256[:-]([0-9a-f]{64})$")
 _MEDIA = "application/vnd.ollama.image."
 _READ_BYTES = 1 << 20
+_BEGINNING = 64
 _SMALL = 1 << 22
 """No manifest, template or parameter file is larger (bytes)."""
 
@@ -98,8 +99,16 @@ def find_manifest(name: str, store: Path | None = None) -> Path:
 
 
 def is_manifest(path: Path) -> bool:
-    """Whether a file is a manifest of a store, by where it lies."""
-    return len(path.parts) > 5 and path.parts[-5] == "manifests" and path.suffix.lower() != ".gguf"
+    """Whether a file is a manifest of a store, by where it lies; a tag may end in .gguf, so then by how it begins."""
+    if len(path.parts) <= 5 or path.parts[-5] != "manifests":
+        return False
+    if path.suffix.lower() != ".gguf":
+        return True
+    try:
+        with path.open("rb") as file:
+            return file.read(_BEGINNING).lstrip().startswith(b"{")  # a GGUF begins with GGUF
+    except OSError:  # whoever reads it says so
+        return False
 
 
 def read_manifest(path: Path) -> OllamaModel:

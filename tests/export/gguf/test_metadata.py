@@ -4,6 +4,8 @@ import json
 
 import pytest
 from gguf import GGUFValueType, LlamaFileType
+from tokenizers import processors
+from transformers import AutoTokenizer
 
 from hasten.errors import ConfigError, ModelError
 from hasten.export.gguf.encoders import Type
@@ -36,6 +38,38 @@ def test_sizes_and_tokens(tiny_model_folder):
 def test_a_begin_token_that_the_tokenizer_adds(tiny_model_folder):
     tiny.with_bos(tiny.tokenizer()).save_pretrained(tiny_model_folder)
     assert facts_of(tiny_model_folder)["tokenizer.ggml.add_bos_token"] is True
+
+
+@pytest.mark.parametrize("parts", [(), ("bos",), ("eos",), ("bos", "eos")])
+@pytest.mark.parametrize("flags", [{}, {"add_bos_token": True, "add_eos_token": True},
+                                   {"add_bos_token": False, "add_eos_token": False}])  # fmt: skip
+def test_what_is_put_around_a_text_is_what_transformers_puts_there(parts, flags, tiny_model_folder):
+    made = tiny.tokenizer()
+    ends = {name: f"{getattr(made, f'{name}_token')} " for name in parts}
+    made.backend_tokenizer.post_processor = processors.Sequence(
+        [
+            processors.ByteLevel(),
+            processors.TemplateProcessing(
+                single=f"{ends.get('bos', '')}$A {ends.get('eos', '')}".strip(),
+                special_tokens=[(made.bos_token, tiny.BOS), (made.eos_token, tiny.EOS)],
+            ),
+        ]
+    )
+    made.save_pretrained(tiny_model_folder)
+    settings(tiny_model_folder, "tokenizer_config.json", **flags)
+    ids = AutoTokenizer.from_pretrained(str(tiny_model_folder))("red")["input_ids"]
+    said = facts_of(tiny_model_folder)
+    assert said["tokenizer.ggml.add_bos_token"] is (ids[0] == tiny.BOS) is ("bos" in parts)
+    assert said.get("tokenizer.ggml.add_eos_token", False) is (ids[-1] == tiny.EOS) is ("eos" in parts)
+    assert {"tokenizer.ggml.add_bos_token", "tokenizer.ggml.add_eos_token"} <= set(DIFFERENCES)
+
+
+def test_switches_without_anything_that_obeys_them(tiny_model_folder):
+    settings(tiny_model_folder, "tokenizer_config.json", add_bos_token=True, add_eos_token=True)
+    ids = AutoTokenizer.from_pretrained(str(tiny_model_folder))("red")["input_ids"]
+    said = facts_of(tiny_model_folder)
+    assert ids[0] != tiny.BOS and said["tokenizer.ggml.add_bos_token"] is False
+    assert ids[-1] != tiny.EOS and said["tokenizer.ggml.add_eos_token"] is False
 
 
 def test_ends_that_llama_cpp_does_not_know(tiny_model_folder):

@@ -77,6 +77,12 @@ def test_experts_are_in_order_whatever_the_files_order():
     assert [tensor.name for tensor in source.by_layers()][-1] == "blk.0.ffn_gate_exps.weight"
 
 
+def test_rules_for_mixed_types_know_the_architecture(tmp_path):
+    source = Source(PlainFolder(family_folder(tmp_path, "qwen2", num_hidden_layers=80, num_key_value_heads=6)))
+    assert source.model.arch == "qwen2"
+    assert source.model.is_70b  # of 80 layers, also without shared heads
+
+
 def test_a_family_without_a_form(tiny_model_folder):
     config_of(tiny_model_folder, model_type="mamba")
     with pytest.raises(CapabilityError, match=r"GGUF of model_type 'mamba'.*gemma3_text, llama.*Hugging Face or vLLM"):
@@ -87,6 +93,54 @@ def test_a_switch_that_llama_cpp_takes_for_granted(tmp_path):
     folder = config_of(family_folder(tmp_path, "qwen3_moe"), norm_topk_prob=False)
     with pytest.raises(CapabilityError, match=r"'norm_topk_prob' of config.json: False. .*granted that it is True"):
         Source(PlainFolder(folder))
+
+
+POSITIONS = {
+    "llama3": {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 32},
+    "longrope": {"long_factor": [2.0] * 4, "short_factor": [1.0] * 4, "original_max_position_embeddings": 32},
+    "linear": {"factor": 2.0},
+    "yarn": {"factor": 4.0, "original_max_position_embeddings": 24},
+}
+
+
+@pytest.mark.parametrize(
+    ("model_type", "held"),
+    [
+        ("llama", {"llama3", "linear", "yarn"}),
+        ("mistral", {"llama3", "linear", "yarn"}),
+        ("qwen2", {"linear", "yarn"}),
+        ("qwen3", {"linear", "yarn"}),
+        ("gemma3_text", {"linear", "yarn"}),
+        ("phi3", {"longrope"}),
+    ],
+)
+def test_positions_that_the_architecture_has(model_type, held):
+    config = {"model_type": model_type, "num_hidden_layers": 1, "num_attention_heads": 2, "hidden_size": 16}
+    config |= {"head_dim": 8, "query_pre_attn_scalar": 8}
+    for kind, settings in POSITIONS.items():
+        rope = {"rope_type": kind, "rope_theta": 1e4, **settings}
+        if kind in held:
+            assert Source(Made({**config, "rope_parameters": rope}, {})).rope.kind == kind
+            continue
+        with pytest.raises(
+            CapabilityError, match=rf"rope_type: '{kind}'. llama.cpp's \w+ has positions of these kinds"
+        ):
+            Source(Made({**config, "rope_parameters": rope}, {}))
+
+
+@pytest.mark.parametrize(
+    ("layers", "width", "scalar", "taken"),
+    [(26, 256, 256, 256), (26, 256, None, 256), (26, 256, 168, 256), (26, 128, None, 128), (62, 128, 168, 168),
+     (62, 128, 128, 168)],
+)  # fmt: skip
+def test_gemmas_scale_of_attention(layers, width, scalar, taken):
+    config = {"model_type": "gemma3_text", "num_hidden_layers": layers, "num_attention_heads": 32, "head_dim": width}
+    config |= {"hidden_size": 5376} | ({} if scalar is None else {"query_pre_attn_scalar": scalar})
+    if (scalar or 256) == taken:
+        Source(Made(config, {}))
+        return
+    with pytest.raises(CapabilityError, match=rf"query_pre_attn_scalar: {scalar or 256}. llama.cpp takes {taken}"):
+        Source(Made(config, {}))
 
 
 def test_weights_without_a_place(tiny_model_folder):

@@ -83,6 +83,8 @@ def test_a_token_without_a_row(tmp_path):
     with pytest.raises(ModelError, match=r"token '<one>' has id 128, and 1 more.*has 128 rows.*Resize the model's"):
         read(tmp_path, 128)
     assert read(tmp_path, 128, beyond=("<one>", "<two>")).tokens[-1] != "[PAD127]"
+    words = read(tmp_path, 129, beyond=("<one>", "<two>"))  # the first has one
+    assert (words.tokens[-1], words.kinds[-1]) == ("<one>", TokenType.USER_DEFINED)
 
 
 def test_other_kinds_of_tokenizers(tmp_path):

@@ -212,7 +212,9 @@ def test_addresses(given, address, monkeypatch):
     assert Server(given).address == address
 
 
-@pytest.mark.parametrize("given", ["ftp://x", "http://x/api", "x:port", "x:99999", "http://[::1"])
+@pytest.mark.parametrize(
+    "given", ["ftp://x", "http://x/api", "x:port", "x:99999", "http://[::1", "http://.foo", "a..b", "x" * 64]
+)
 def test_what_is_no_address(given):
     with pytest.raises(ConfigError) as caught:
         Server(given)

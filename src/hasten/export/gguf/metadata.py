@@ -32,7 +32,9 @@ Value = str | bool | int | float | Sequence[str]
 DIFFERENCES: Mapping[str, str] = {
     "llama.context_length": "of Mistral's first models, the sliding window: llama.cpp has none there, and would look"
     " further back than the model ever did",
-    "tokenizer.ggml.add_bos_token": "always said: what llama.cpp assumes without it depends on how text is cut",
+    "tokenizer.ggml.add_bos_token": "always said: what llama.cpp assumes without it depends on how text is cut; and as"
+    " tokenizer.json does it: transformers does not look at tokenizer_config.json for it",
+    "tokenizer.ggml.add_eos_token": "as tokenizer.json does it, whatever tokenizer_config.json says",
     "tokenizer.ggml.add_space_prefix": "always said of SentencePiece's kind: llama.cpp assumes a blank, Gemma has none",
     "tokenizer.ggml.eot_token_id": "said where answers also end in a token that llama.cpp does not know by its text",
     "tokenizer.ggml.pre": "named by how text is cut: where llama.cpp treats names alike, one stands for all",
@@ -200,7 +202,11 @@ def _say_tokens(draft: GGUFWriter, source: Source) -> Vocabulary:
         if isinstance(number, int) and 0 <= number < rows:
             special.special_token_ids.setdefault(name, number)
     special.merges = words.merges
-    special.add_special_token.setdefault("bos", False)
+    # Not tokenizer_config.json's switches, which `special` has: beside a tokenizer.json they do nothing.
+    ids, added = special.special_token_ids, special.add_special_token
+    added["bos"] = bool(words.before) and words.before[0] == ids.get("bos")
+    if words.behind or "eos" in added:
+        added["eos"] = bool(words.behind) and words.behind[-1] == ids.get("eos")
     special.add_to_gguf(draft, quiet=True)
     if words.blank_first is not None:
         draft.add_add_space_prefix(words.blank_first)

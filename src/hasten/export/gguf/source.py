@@ -7,9 +7,10 @@ the way is in its descriptor. Experts that lie in matrices of their own become o
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,6 +25,10 @@ from hasten.families.base import Family, Gguf, all_families, family_of
 _LEFT_OUT = (".attention.masked_bias", ".attention.bias", ".rotary_emb.inv_freq")
 _EXPERT = re.compile(r"(\.experts)\.(\d+)(\.)")
 _LAYER = re.compile(r"^blk\.(\d+)\.")
+_GEMMA_27B_LAYERS = 62
+"""By their number llama.cpp knows the one whose attention is not scaled by the width of its heads."""
+_GEMMA_SCALAR = 256
+"""Of a configuration without ``query_pre_attn_scalar``."""
 BLOCK = 2**24
 """Values that are in memory as float32 at once."""
 
@@ -69,12 +74,14 @@ class Source:
         self.head_width = int(config.get("head_dim") or width)
         self.experts = int(config.get("num_local_experts") or config.get("num_experts") or 0)
         self.rope = rope_of(config)
+        _require_positions(self.rope.kind, self.form)
+        _require_attention_scale(config, self)
         self.rotated = int(float(self.rope.settings.get("partial_rotary_factor") or 1.0) * self.head_width)
 
     @property
     def model(self) -> Model:
         """What the rules for mixed types ask of it."""
-        return Model(self.layers, self.heads, self.key_value_heads, self.experts)
+        return Model(self.layers, self.heads, self.key_value_heads, self.experts, self.form.arch)
 
     @property
     def rows(self) -> int:
@@ -178,6 +185,29 @@ class Source:
 def permuted(rows: torch.Tensor, heads: int) -> torch.Tensor:
     """Rows of each head from halves (Hugging Face) to pairs (as LLaMA was published, and GGUF's llama reads it)."""
     return rows.reshape(heads, 2, rows.shape[0] // heads // 2, *rows.shape[1:]).swapaxes(1, 2).reshape(rows.shape)
+
+
+def _require_positions(kind: str, form: Gguf) -> None:
+    """Whether the architecture holds a kind of positions: llama.cpp looks for factors only where it expects some."""
+    if form.long_factors:
+        held = ("default", "longrope")
+    else:
+        held = ("default", "linear", "yarn", *(("llama3",) if form.arch == "llama" else ()))
+    if kind not in held:
+        rule = f"llama.cpp's {form.arch} has positions of these kinds: {', '.join(held)}."
+        raise CapabilityError("rope_type", f"'{kind}'", rule, "Export it to Hugging Face or vLLM.")
+
+
+def _require_attention_scale(config: Mapping[str, Any], source: Source) -> None:
+    """Gemma's scale of attention is a field of its own in config.json, and none in the file."""
+    if source.form.arch != "gemma3":
+        return
+    of_27b = source.layers == _GEMMA_27B_LAYERS
+    taken = int(config["hidden_size"]) // source.heads if of_27b else source.head_width
+    given = config.get("query_pre_attn_scalar", _GEMMA_SCALAR)
+    if given != taken:
+        rule = f"llama.cpp takes {taken} for a gemma3 of {source.layers} layers and these heads, and asks no field."
+        raise CapabilityError("query_pre_attn_scalar", str(given), rule, "Export it to Hugging Face or vLLM.")
 
 
 def _expert(name: str) -> int:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from gguf import TokenType
+from tokenizers import Tokenizer
 
 from hasten.errors import CapabilityError, ModelError
 from hasten.export.gguf import pieces
@@ -40,6 +41,10 @@ class Vocabulary:
     """Of SentencePiece's kind: whether a text begins with a blank that it did not have."""
     takes_blanks: bool = False
     """Whether control tokens take the blanks behind them."""
+    before: tuple[int, ...] = ()
+    """Ids that are put in front of every text."""
+    behind: tuple[int, ...] = ()
+    """Ids that are put behind it."""
 
 
 def read(folder: Path, rows: int, *, beyond: Collection[str] = ()) -> Vocabulary:
@@ -48,7 +53,7 @@ def read(folder: Path, rows: int, *, beyond: Collection[str] = ()) -> Vocabulary
     Args:
         folder: with tokenizer.json.
         rows: of the embedding; ids beyond the tokenizer's are unused tokens.
-        beyond: tokens that may have no row; they are left out.
+        beyond: tokens that may have no row; those without one are left out.
 
     Raises:
         CapabilityError: a tokenizer that llama.cpp does not have.
@@ -64,7 +69,8 @@ def read(folder: Path, rows: int, *, beyond: Collection[str] = ()) -> Vocabulary
             "Export it to Hugging Face or vLLM.",
         )
     bytewise = not model.get("byte_fallback")
-    added: list[dict[str, Any]] = [one for one in tokenizer.get("added_tokens", ()) if one["content"] not in beyond]
+    every: list[dict[str, Any]] = tokenizer.get("added_tokens", [])
+    added = [one for one in every if one["id"] < rows or one["content"] not in beyond]
     _require_rows({**model["vocab"], **{one["content"]: one["id"] for one in added}}, rows, beyond, subject)
     tokens, kinds = [f"[PAD{number}]" for number in range(rows)], [TokenType.UNUSED] * rows
     for text, number in model["vocab"].items():
@@ -73,14 +79,16 @@ def read(folder: Path, rows: int, *, beyond: Collection[str] = ()) -> Vocabulary
             kinds[number] = TokenType.NORMAL if bytewise else pieces.kind_of(text, model.get("unk_token"))
     for one in added:
         tokens[one["id"]], kinds[one["id"]] = _added(one)
+    before, behind = _put_around(tokenizer.get("post_processor"))
     if bytewise:
-        return Vocabulary("gpt2", cut_of(tokenizer, subject), tokens, kinds, _merges(model["merges"]))
+        cut, merges = cut_of(tokenizer, subject), _merges(model["merges"])
+        return Vocabulary("gpt2", cut, tokens, kinds, merges, before=before, behind=behind)
     apart = {one["content"] for one in added}
     known = pieces.scores_of(model["vocab"], model["merges"], apart, subject)
     scores = [known.get(number, -1000.0 if kinds[number] != TokenType.UNUSED else -10000.0) for number in range(rows)]
     blank_first = pieces.blank_first(tokenizer, subject)
     takes_blanks = any(one["special"] and one.get("rstrip") for one in added)
-    return Vocabulary("llama", "default", tokens, kinds, [], scores, blank_first, takes_blanks)
+    return Vocabulary("llama", "default", tokens, kinds, [], scores, blank_first, takes_blanks, before, behind)
 
 
 def _added(one: dict[str, Any]) -> tuple[str, TokenType]:
@@ -94,6 +102,16 @@ def _looks_special(text: str) -> bool:
     """Some models do not mark their control tokens as special; by their looks, llama.cpp's converter takes these so."""
     marked = (("<|", "|>"), ("<｜", "｜>"), ("<unused", ">"))
     return text in _LOOK_SPECIAL or any(text.startswith(begin) and text.endswith(end) for begin, end in marked)
+
+
+def _put_around(post_processor: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """What a post-processor adds in front of and behind a text: asked of one that has a vocabulary of one word."""
+    word = {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "a"}
+    parts = dict.fromkeys(("truncation", "padding", "normalizer", "pre_tokenizer", "decoder"))
+    bare = {"version": "1.0", "added_tokens": [], **parts, "post_processor": post_processor, "model": word}
+    found = Tokenizer.from_str(json.dumps(bare)).encode("a")
+    place = found.special_tokens_mask.index(0)
+    return tuple(found.ids[:place]), tuple(found.ids[place + 1 :])
 
 
 def _merges(merges: list[Any]) -> list[str]:

@@ -55,7 +55,8 @@ class Server:
         try:
             parts = urlsplit(text)
             port = parts.port
-        except ValueError:
+            (parts.hostname or "").encode("idna")  # as a connection does
+        except ValueError:  # also of a name that IDNA has no form of: UnicodeError
             parts, port = urlsplit(""), None
         if parts.scheme not in ("http", "https") or parts.path not in ("", "/") or parts.query:
             remedy = "For example: 127.0.0.1:11434, or http://gpu.local:11434."
