@@ -65,15 +65,15 @@ def compare_weights(
             shapes = f"'{name}' has shape {tuple(other.shape)} instead of {tuple(value.shape)}"
             return Check(target, "weights", "wrong", shapes), 1.0
         differ = int((_rounded(value, kind) != other.float()).sum()) if exact else 0
-        if differ and kind in _EXACT:
-            said = f"{differ} of {value.numel()} values of '{name}' are not what rounding to {kind} gives"
-            return Check(target, "weights", "wrong", said), 1.0
         away = float((value.float() - other.float()).square().sum(dtype=torch.float64))
         size = float(value.float().square().sum(dtype=torch.float64))
         off, whole = off + away, whole + size
         if exact and not differ:
             continue
         share = sqrt(away / size) if size else float("inf") if away else 0.0
+        if differ and kind in _EXACT:
+            counted = f"{differ} of {value.numel()} values are not what rounding to {kind} gives"
+            return Check(target, "weights", "wrong", f"'{name}' is off by {share:.2g} of its norm: {counted}"), share
         if not share <= BOUNDS[kind]:
             said = f"'{name}' is off by {share:.2g} of its norm; {kind} keeps it within {BOUNDS[kind]:.2g}"
             return Check(target, "weights", "wrong", said), share
