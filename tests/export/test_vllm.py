@@ -2,19 +2,30 @@
 
 import json
 import os
+import shlex
 import subprocess
 from pathlib import Path
 
 import pytest
 import torch
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
 from export.hf.conftest import adapt
 from hasten.errors import CapabilityError
 from hasten.export.hf.adapter import write_adapter
+from hasten.export.hf.adapter_file import AdapterFile
 from hasten.export.hf.base import open_model
+from hasten.export.hf.ends import ends_of, vocabulary_rows
 from hasten.export.hf.fp8 import write_fp8
 from hasten.export.hf.write import write_model
-from hasten.export.vllm import adapter_problems, model_problems, require_servable, serve_adapter, serve_model
+from hasten.export.vllm import (
+    adapter_problems,
+    base_problems,
+    model_problems,
+    require_servable,
+    serve_adapter,
+    serve_model,
+)
 from hasten.export.weights import PlainFolder
 from hasten.files import write_json
 from support import tiny
@@ -79,6 +90,69 @@ def test_commands(adapted, tmp_path):
     write_json(case.adapter / "adapter_config.json", {**config, "r": 8, "rank_pattern": {"q_proj": 600}})
     with pytest.raises(CapabilityError, match="rank 600.*up to 512"):
         serve_adapter(case.adapter, "org/name")
+
+
+def test_commands_with_blanks(adapted, tmp_path):
+    case = adapted(tiny.llama(), target_modules=["q_proj"])
+    later = tmp_path / "it's mine" / "lora"
+    said = serve_adapter(case.adapter, str(tmp_path / "my base"), "own", place=later)
+    assert shlex.split(said) == [
+        *("vllm", "serve", str(tmp_path / "my base"), "--enable-lora", "--lora-modules", f"own={later}")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("base", "said"),
+    [("demo", "embedded model"), ("b.gguf", "a GGUF file"), ("ollama:a", "a GGUF file"), (None, "a GGUF")],
+)
+def test_bases_that_are_no_folder(adapted, tmp_path, base, said):
+    case = adapted(tiny.llama(), target_modules=["q_proj"])
+    (tmp_path / "latest").write_text("{}")  # a manifest of Ollama's
+    base = base or str(tmp_path / "latest")
+    with pytest.raises(CapabilityError, match=rf"base '{base}': .*{said}.*Export vllm instead, the merged model"):
+        serve_adapter(case.adapter, base)
+    assert len(base_problems(base)) == 1
+    assert base_problems("org/name") == base_problems(str(case.base)) == []
+
+
+@pytest.mark.parametrize(("targets", "grown"), [(["wte"], 140), (["wpe", "c_attn"], None)], ids=str)
+def test_the_vocabulary_of_gpt2(adapted, targets, grown):
+    config = CONFIG_MAPPING["gpt2"](vocab_size=131, n_embd=48, n_layer=1, n_head=4, n_positions=64)
+    case = adapted(
+        AutoModelForCausalLM.from_config(config), target_modules=targets, fan_in_fan_out=True, grown=grown,
+        save={"save_embedding_layers": bool(grown)},
+    )  # fmt: skip
+    base = PlainFolder(case.base)
+    assert ends_of(base.shapes)[0] == "transformer.wte.weight"
+    assert vocabulary_rows(AdapterFile(case.adapter)) == grown
+    said = [str(problem) for problem in adapter_problems(case.adapter, base)]
+    assert any("140 tokens, and the base has 131" in each for each in said) is bool(grown)
+    assert not any("64 tokens" in each for each in said)
+
+
+@pytest.mark.parametrize(
+    ("lora", "grown", "expected"),
+    [
+        ({"target_modules": ["q_proj"]}, None, None),
+        ({"target_modules": ["q_proj"], "trainable_token_indices": [3]}, None, None),
+        ({"target_modules": ["q_proj"]}, 131, 131),
+        ({"target_modules": ["q_proj"]}, 125, 125),
+        ({"target_modules": ["embed_tokens"]}, 131, 131),
+        ({"target_modules": ["lm_head"]}, None, 128),
+        ({"target_modules": ["q_proj"], "modules_to_save": ["embed_tokens", "lm_head"]}, 131, 131),
+    ],
+    ids=str,
+)
+def test_the_rows_that_peft_loads_an_adapter_on(adapted, lora, grown, expected):
+    from peft import PeftModel
+
+    case = adapted(tiny.llama(tied=False), grown=grown, save={"save_embedding_layers": bool(grown)}, **lora)
+    rows = vocabulary_rows(AdapterFile(case.adapter))
+    assert rows == expected
+    base = AutoModelForCausalLM.from_pretrained(case.base)
+    if rows is not None:
+        base.resize_token_embeddings(rows, mean_resizing=False)
+    PeftModel.from_pretrained(base, str(case.adapter))
 
 
 def test_model_folders(adapted, tmp_path):

@@ -44,6 +44,14 @@ def test_a_shard_of_another_folder(folder):
         _ = PlainFolder(folder).files
 
 
+@pytest.mark.parametrize("index", [{}, {"weight_map": None}, {"weight_map": ["a"]}, {"weight_map": {"a": 1}}], ids=str)
+def test_an_index_that_names_no_files(tmp_path, index):
+    write_json(tmp_path / "config.json", {"model_type": "llama"})
+    write_json(tmp_path / "model.safetensors.index.json", index)
+    with pytest.raises(ModelError, match=r"index.json: it has no weight_map of file names.*Copy it again"):
+        _ = PlainFolder(tmp_path).files
+
+
 def test_quantized_weights_and_no_configuration(folder):
     config = json.loads((folder / "config.json").read_text())
     write_json(folder / "config.json", {**config, "quantization_config": {"quant_method": "bitsandbytes"}})

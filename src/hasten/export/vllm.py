@@ -14,10 +14,11 @@ from pathlib import Path
 from hasten.errors import CapabilityError, HastenError, ModelError
 from hasten.export.hf.adapter_file import CONFIG, AdapterFile
 from hasten.export.hf.dequantized import DequantizedFolder
-from hasten.export.hf.ends import ends_of
+from hasten.export.hf.ends import ends_of, vocabulary_tensors
 from hasten.export.weights import PlainFolder, Weights
 from hasten.loading.beginning import FILE
-from hasten.loading.source import read_json
+from hasten.loading.ollama_store import PREFIX
+from hasten.loading.source import DEMO, read_json
 
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """What ``--max-lora-rank`` may be."""
@@ -106,26 +107,45 @@ def serve_model(folder: Path) -> str:
     return f"vllm serve {shlex.quote(str(folder))}"
 
 
-def serve_adapter(folder: Path, base: str, name: str | None = None) -> str:
+def base_problems(base: str) -> list[HastenError]:
+    """Why vLLM could not serve an adapter on a base, by what the base is; empty: nothing is known against it.
+
+    Args:
+        base: as `hasten.export.hf.base.Opened.base_name` has it.
+    """
+    if base == DEMO:
+        value = "the embedded model, whose weights are in no folder and no repository"
+    elif base.startswith(PREFIX) or base.lower().endswith(".gguf") or Path(base).expanduser().is_file():
+        value = "a GGUF file"
+    else:
+        return []
+    rule = "vLLM serves an adapter on a folder of safetensors or a repository."
+    return [CapabilityError(f"base '{base}'", value, rule, "Export vllm instead, the merged model.")]
+
+
+def serve_adapter(folder: Path, base: str, name: str | None = None, *, place: Path | None = None) -> str:
     """The command that serves an adapter on its base.
 
     Args:
         folder: the adapter's.
         base: the base's folder or hub id.
         name: how clients ask for it; the folder's name by default.
+        place: where the adapter will be when the command is typed; by default it stays.
 
     Raises:
-        CapabilityError: its rank is larger than vLLM serves.
+        CapabilityError: the base is none that vLLM serves adapters on, or the rank is larger than it serves.
     """
+    require_servable(base_problems(base))
     file = AdapterFile(folder)
     config = file.config
     largest = max([int(config.get("r", 8)), *(config.get("rank_pattern") or {}).values()])
     rank = next((each for each in RANKS if each >= max(largest, DEFAULT_RANK)), None)
     if rank is None:
         raise CapabilityError(str(folder), f"rank {largest}", f"vLLM serves ranks up to {RANKS[-1]}.", _MERGE)
+    place = place or folder
     words = ["vllm", "serve", base, "--enable-lora"]
     words += ["--max-lora-rank", str(rank)] if rank != DEFAULT_RANK else []
-    return shlex.join([*words, "--lora-modules", f"{name or folder.resolve().name}={folder}"])
+    return shlex.join([*words, "--lora-modules", f"{name or place.resolve().name}={place}"])
 
 
 def require_servable(problems: list[HastenError]) -> None:
@@ -139,10 +159,7 @@ def _of_vocabulary(file: AdapterFile, base: Weights | None) -> list[HastenError]
     if base is None or embedding is None:
         return []
     rows = base.shapes[embedding][0]
-    ends = ("embed_tokens", "lm_head")
-    tables = {name: file.shapes[name][0] for weight, name in file.tables.items() if weight.split(".")[-2] in ends}
-    columns = {pair.a: file.shapes[pair.a][1] for pair in file.factors if pair.embedding}
-    other = next(((name, size) for name, size in {**tables, **columns}.items() if size != rows), None)
+    other = next(((name, size) for name, size in vocabulary_tensors(file).items() if size != rows), None)
     if other is None:
         return []
     rule = "vLLM serves adapters for the base's own vocabulary."

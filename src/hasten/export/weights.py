@@ -115,6 +115,9 @@ class PlainFolder:
         names = {WHOLE: None}
         if index.is_file() and not (self.folder / WHOLE).is_file():  # as transformers chooses
             shards: Any = read_json(index).get("weight_map")
+            if not isinstance(shards, dict) or not all(isinstance(name, str) for name in shards.values()):
+                rule = "An index says which weight is in which file."
+                raise ModelError(str(index), "it has no weight_map of file names", rule, "Copy it again.")
             names = dict.fromkeys(shards.values())
             if odd := next((name for name in names if Path(name).name != name), None):
                 rule = "Shards are files of the model's own folder."

@@ -1,5 +1,6 @@
 """An exported adapter is the trained one, and finds its base elsewhere."""
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -11,7 +12,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from export.hf.conftest import logits, merge
-from hasten.errors import ConfigError, StorageError
+from hasten.errors import ConfigError, ModelError, StorageError
 from hasten.export.hf import adapter as adapters
 from hasten.export.hf.adapter import write_adapter
 from hasten.export.hf.base import open_model
@@ -81,8 +82,6 @@ def test_bases_of_other_kinds(case, tmp_path, base, name, noted):
 
 
 def test_a_beginning_becomes_part_of_a_plain_adapter(case, tmp_path):
-    import hashlib
-
     weights = case.adapter / "adapter_model.safetensors"
     parts = load_file(weights)
     began = {
@@ -121,3 +120,28 @@ def test_folders(case, tmp_path, monkeypatch):
     with pytest.raises(StorageError, match="no space left"):
         write_adapter(open_model(case.adapter), tmp_path / "new")
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("-inf")])
+@pytest.mark.parametrize("began", [False, True])
+def test_an_adapter_that_is_not_finite_is_not_written(case, tmp_path, value, began):
+    weights = case.adapter / "adapter_model.safetensors"
+    parts = load_file(weights)
+    whole = {name: part.clone() for name, part in parts.items()}
+    name = next(name for name in parts if "v_proj.lora_B" in name)
+    parts[name][1, 2] = value
+    write_whole(whole if began else parts, weights, format="pt")
+    if began:
+        write_whole(parts, case.adapter / FILE, adapter=hashlib.sha256(weights.read_bytes()).hexdigest())
+    with pytest.raises(ModelError, match=rf"'{name}' in .*adapter: it holds NaN or infinity.*never written"):
+        write_adapter(open_model(case.adapter), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_more_tokens_than_rows(case, tmp_path):
+    tokenizer = tiny.tokenizer()
+    tokenizer.add_tokens([f"<new-{number}>" for number in range(3)])
+    tokenizer.save_pretrained(case.adapter)
+    with pytest.raises(ModelError, match="a tokenizer of 131 tokens for an embedding of 128 rows"):
+        write_adapter(open_model(case.adapter), tmp_path / "out")
+    assert not (tmp_path / "out").exists()

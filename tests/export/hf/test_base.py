@@ -8,6 +8,7 @@ import torch
 
 from export.hf.conftest import adapt
 from hasten.errors import ModelError, RunError
+from hasten.export.hf.adapter import write_adapter
 from hasten.export.hf.base import open_model
 from hasten.export.hf.dequantized import DequantizedFolder
 from hasten.export.hf.merged import MergedWeights
@@ -16,7 +17,9 @@ from hasten.files import write_json
 from hasten.loading.model import LoadOptions
 from hasten.runs.folder import RunFolder
 from support import tiny
+from support.gguf_files import write_llama
 
+NAMED = "base_model_name_or_path"
 NAME = "model.layers.0.self_attn.q_proj.weight"
 
 
@@ -152,3 +155,33 @@ def test_the_original_that_our_own_folder_names(four_bit, tmp_path):
     assert "the 16-bit weights that" in opened.notes[0]
     shutil.rmtree(four_bit.base)
     assert isinstance(open_model(four_bit.adapter, options=LoadOptions()).base, DequantizedFolder)
+
+
+def test_an_original_is_looked_for_beside_the_quantized_folder_alone(four_bit, tmp_path, monkeypatch):
+    write_json(tmp_path / "four" / "quantization.json", {"model": "base"})
+    elsewhere = tmp_path / "elsewhere"
+    tiny.save_model(elsewhere / "base", tiny.llama(tied=False))
+    monkeypatch.chdir(elsewhere)
+    assert open_model(four_bit.adapter).base.folder == four_bit.base
+    shutil.rmtree(four_bit.base)
+    assert isinstance(open_model(four_bit.adapter).base, DequantizedFolder)
+
+
+def test_an_exported_adapter_of_a_quantized_base_knows_its_original(four_bit, tmp_path):
+    write_json(tmp_path / "four" / "quantization.json", {"model": str(four_bit.base)})
+    write_adapter(open_model(four_bit.adapter), tmp_path / "out")
+    assert not any("is not that of the base" in note for note in open_model(tmp_path / "out").notes)
+
+
+def test_an_exported_adapter_of_a_gguf_file_finds_it(adapted, tmp_path):
+    case = adapted(tiny.llama(), target_modules=["q_proj"])
+    (tmp_path / "g").mkdir()
+    file = write_llama(tmp_path / "g" / "b.gguf", tiny.llama(), tiny.tokenizer())
+    options = LoadOptions(cache=tmp_path / "cache")
+    write_adapter(open_model(case.adapter, base=str(file), options=options), tmp_path / "out")
+    assert json.loads((tmp_path / "out" / "adapter_config.json").read_text())[NAMED] == "../g/b.gguf"
+    moved = shutil.copytree(tmp_path, tmp_path.parent / f"{tmp_path.name}-moved")
+    shutil.rmtree(tmp_path / "g")
+    opened = open_model(moved / "out", options=options)
+    assert opened.base_name == str((moved / "g" / "b.gguf").resolve())
+    assert not any("is not that of the base" in note for note in opened.notes)

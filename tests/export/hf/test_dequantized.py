@@ -46,7 +46,7 @@ def test_whole_numbers_of_eight_bits(tiny_model_folder, tmp_path):
     in_bits(tiny_model_folder, tmp_path / "eight", torch.float16, load_in_8bit=True)
     found = DequantizedFolder(tmp_path / "eight")
     original = load_file(tiny_model_folder / "model.safetensors")
-    assert set(found.shapes) == set(original) and found.in_nf4 == frozenset()
+    assert set(found.shapes) == set(original) and found.in_nf4 == found.in_fp8 == frozenset()
     for name, value in original.items():
         own = found.read(name)
         # A step is 1/127 of a row's largest value, and values are off by half of one; float16 adds its own rounding,
@@ -75,6 +75,7 @@ def test_eight_bit_floats(tmp_path, per):
     write_json(tmp_path / "config.json", {"model_type": "llama", "dtype": "float32", "quantization_config": config})
     found = DequantizedFolder(tmp_path)
     assert set(found.shapes) == {f"{NAME}.weight", "lm_head.weight"}
+    assert found.in_fp8 == {f"{NAME}.weight"} and found.in_nf4 == frozenset()
     assert torch.equal(found.read(f"{NAME}.weight"), codes.float() * grid)
     save_file({**kept, f"{NAME}.{name}": torch.ones(7, 3)}, tmp_path / "model.safetensors")
     with pytest.raises(ModelError, match=f"{NAME}.weight'.*its scales are.*A weight of 40 x 24 has"):

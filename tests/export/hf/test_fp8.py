@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import CONFIG_MAPPING
 
 from export.hf.conftest import logits, merge
@@ -13,6 +13,7 @@ from hasten.errors import CapabilityError
 from hasten.export.hf.base import open_model
 from hasten.export.hf.dequantized import DequantizedFolder
 from hasten.export.hf.fp8 import Fp8Format, write_fp8
+from hasten.export.verify.weights import compare_weights
 from hasten.loading.model import LoadOptions, load
 from hasten.loading.published import published
 from support import tiny
@@ -47,6 +48,23 @@ def test_values_are_within_half_a_step(case, tmp_path):
         # e4m3 has 3 bits behind the leading one, and steps of 2^-9 near zero; bfloat16 rounds once more when read.
         off = (stored[name].float() * scale - before).abs()
         assert bool((off <= before.abs() * 2**-4 + scale * 2**-10).all())
+
+
+def test_what_is_in_16_bits_is_compared_exactly(case, tmp_path):
+    write_fp8(open_model(case.adapter), tmp_path / "out")
+    found = DequantizedFolder(tmp_path / "out")
+    assert found.in_fp8 == Fp8Format(merge(case)).linear
+
+    def compare():
+        kind_of = {name: "E4M3" if name in found.in_fp8 else "BF16" for name in found.shapes}.__getitem__
+        return compare_weights("fp8", merge(case), DequantizedFolder(tmp_path / "out"), kind_of, exact=True)[0]
+
+    assert compare().state == "within"
+    file = tmp_path / "out" / "model.safetensors"
+    stored = load_file(file)
+    stored["model.norm.weight"][0] += 0.01
+    save_file(stored, file)
+    assert "'model.norm.weight' is off by" in compare().said and compare().state == "wrong"
 
 
 def test_the_layout_is_one_that_is_read(case, tmp_path):

@@ -15,6 +15,7 @@ from export.hf.conftest import logits, model_of
 from hasten.errors import ConfigError, ModelError, StorageError
 from hasten.export.hf import shards, write
 from hasten.export.hf.base import open_model
+from hasten.export.hf.settings import generation_settings
 from hasten.export.hf.write import write_model
 from hasten.export.weights import PlainFolder
 from hasten.files import write_json
@@ -134,6 +135,28 @@ def test_invalid_sampling_is_repaired_in_the_copy(case, tmp_path):
     assert made["do_sample"] is True and made["temperature"] == 0.9
     assert any("do_sample" in note for note in written.notes)
     AutoModelForCausalLM.from_pretrained(tmp_path / "out").save_pretrained(tmp_path / "again")
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        ({"pad_token_id": -1}, "`pad_token_id` should be positive"),
+        ({"output_scores": True}, "`return_dict_in_generate` is NOT set"),
+        ({"max_new_tokens": 0}, "`max_new_tokens` must be greater than 0"),
+        ({"max_new_tokens": "many"}, "not supported between"),
+        ({"length_penalty": 2.0}, "`num_beams` is set to None"),
+        ({"temperature": 0.9, "pad_token_id": -1}, "`pad_token_id` should be positive"),
+    ],
+    ids=str,
+)
+def test_other_faults_of_generation_settings_stay_and_are_told(case, fault, said):
+    tokenizer = AutoTokenizer.from_pretrained(case.base)
+    file = case.base / "generation_config.json"
+    own = {**json.loads(file.read_text()), **fault}
+    write_json(file, own)
+    made, notes = generation_settings(case.base, {}, tokenizer)
+    assert made == own and len(notes) == 1
+    assert "has a fault that is the base's, and stays: " in notes[0] and said in notes[0]
 
 
 def test_generation_settings_stay_where_nothing_is_wrong(case, tmp_path):
@@ -269,6 +292,7 @@ from pathlib import Path
 import torch, transformers
 from transformers import AutoTokenizer
 from hasten.export.hf.base import open_model
+from hasten.export.hf.settings import generation_settings
 from hasten.export.hf.write import write_model
 AutoTokenizer.from_pretrained(sys.argv[2])
 opened = open_model(sys.argv[1], base=sys.argv[2])

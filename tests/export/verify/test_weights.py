@@ -25,8 +25,45 @@ def test_rounded_once_is_equal():
     value = torch.randn(4, 32)
     check, error = compared(of(a=value), of(a=value.bfloat16()), exact=True)
     assert check.state == "equal" and 0 < error < BOUNDS["BF16"]
-    check, _ = compared(of(a=value), of(a=value.half()), exact=True)
-    assert check.state == "within"  # not the bits that were meant, but as near
+
+
+@pytest.mark.parametrize("kind", ["BF16", "F16"])
+def test_exact_means_every_value_of_16_bits(kind):
+    dtype = {"BF16": torch.bfloat16, "F16": torch.float16}[kind]
+    value = torch.randn(4096, 64)
+    value[7] *= 1e-3  # of a token that was hardly ever trained
+    damaged = value.to(dtype)
+    damaged[7] = 0
+    assert compared(of(a=value), of(a=damaged), kind)[0].state == "within"
+    check, _ = compared(of(a=value), of(a=damaged), kind, exact=True)
+    assert check.state == "wrong" and check.said.startswith("'a' is off by ")
+    assert check.said.endswith(f"of its norm: 64 of 262144 values are not what rounding to {kind} gives")
+    other = torch.float16 if kind == "BF16" else torch.bfloat16
+    assert compared(of(a=value), of(a=value.to(other)), kind, exact=True)[0].state == "wrong"
+    damaged[7] = float("nan")
+    assert compared(of(a=damaged), of(a=damaged), kind, exact=True)[0].state == "wrong"
+
+
+def test_float32_may_be_added_to_and_taken_away_from():
+    value = torch.randn(64)
+    check, error = compared(of(a=value), of(a=(value + 1) - 1), "F32", exact=True)
+    assert check.state == "within" and 0 < error < BOUNDS["F32"]
+
+
+def test_a_file_of_several_types():
+    norm, linear = torch.randn(64, 32), torch.randn(64, 32)
+    meant, codes = of(norm=norm, linear=linear), linear.to(torch.float8_e4m3fn)
+
+    def compare(found):
+        kinds = {"norm": "BF16", "linear": "E4M3"}
+        return compare_weights("x", meant, found, kinds.__getitem__, exact=True)[0]
+
+    assert compare(of(norm=norm.bfloat16(), linear=codes.float())).state == "within"
+    damaged = norm.bfloat16()
+    damaged[0, 0] += 0.01
+    said = compare(of(norm=damaged, linear=codes.float())).said
+    assert said.startswith("'norm' is off by ") and "1 of 2048 values are not what rounding to BF16" in said
+    assert "'linear' is off by" in compare(of(norm=norm.bfloat16(), linear=codes.float() * 1.2)).said
 
 
 def test_what_is_wrong_is_named():

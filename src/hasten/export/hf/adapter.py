@@ -15,11 +15,11 @@ from typing import Any
 
 from safetensors.torch import load_file
 
-from hasten.errors import ConfigError, StorageError
-from hasten.export.hf.adapter_file import CONFIG, WEIGHTS
+from hasten.errors import ConfigError, ModelError, StorageError
+from hasten.export.hf.adapter_file import CONFIG, WEIGHTS, AdapterFile
 from hasten.export.hf.base import BASE, Opened, config_hash
 from hasten.export.hf.tokenizer import copied, write_tokenizer
-from hasten.export.hf.write import CARD, Written, require_space
+from hasten.export.hf.write import CARD, Written, is_finite, require_space, require_tokens
 from hasten.files import new_folder, require_writable, write_json, write_text
 from hasten.loading.beginning import FILE, read_beginning
 from hasten.loading.plain_adapter import write_plain
@@ -40,7 +40,8 @@ def write_adapter(opened: Opened, folder: Path) -> Written:
 
     Raises:
         ConfigError: there is no adapter, or the folder holds something else.
-        ModelError: its beginning belongs to another adapter.
+        ModelError: a tensor holds NaN or infinity, the tokenizer has more tokens than the model, or the adapter's
+            beginning belongs to another one.
         StorageError: the disk is full or not writable.
     """
     if opened.adapter is None:
@@ -50,6 +51,7 @@ def write_adapter(opened: Opened, folder: Path) -> Written:
     require_writable(folder)
     beside = copied(opened.base.folder)
     _require_replaceable(folder, opened, {path.name for path in beside})
+    require_tokens(opened)
     weights = opened.adapter / WEIGHTS
     began = (opened.adapter / FILE).is_file()
     size = weights.stat().st_size * (2 if began else 1)
@@ -67,6 +69,7 @@ def write_adapter(opened: Opened, folder: Path) -> Written:
         else:
             shutil.copyfile(weights, temporary / WEIGHTS)
             shutil.copyfile(opened.adapter / CONFIG, temporary / CONFIG)
+        _require_finite(temporary, opened.adapter)
         name, changed = _base_name(opened, folder)
         notes += changed
         settings = {**read_json(temporary / CONFIG), _NAME: name, "revision": opened.revision, "inference_mode": True}
@@ -75,6 +78,19 @@ def write_adapter(opened: Opened, folder: Path) -> Written:
         write_text(temporary / CARD, _card(name, settings))
     nbytes = (folder / WEIGHTS).stat().st_size
     return Written(folder, "adapter", (WEIGHTS,), nbytes, len(load_file(folder / WEIGHTS)), notes)
+
+
+def _require_finite(written: Path, adapter: Path) -> None:
+    """Refuse an adapter that cannot be computed with."""
+    file = AdapterFile(written)
+    broken = next((name for name in file.shapes if not is_finite(file.read(name))), None)
+    if broken is not None:
+        raise ModelError(
+            f"'{broken}' in {adapter}",
+            "it holds NaN or infinity",
+            "Such an adapter is never written.",
+            "Check the run; an earlier checkpoint of it may be whole.",
+        )
 
 
 def _base_name(opened: Opened, folder: Path) -> tuple[str, list[str]]:

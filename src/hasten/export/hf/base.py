@@ -17,7 +17,8 @@ from hasten.export.hf.dequantized import DequantizedFolder
 from hasten.export.hf.merged import MergedWeights
 from hasten.export.weights import PlainFolder, Weights
 from hasten.loading.model import LoadOptions, find, local_folder
-from hasten.loading.source import Source, read_json
+from hasten.loading.ollama_store import PREFIX
+from hasten.loading.source import DEMO, Source, read_json
 from hasten.runs.folder import RECORD, RunFolder
 
 BASE = "base.json"
@@ -85,8 +86,8 @@ def open_model(name: str | Path, *, base: str | None = None, options: LoadOption
     plain, notes = _weights(base_place, own, explicit=base is not None)
     merged = MergedWeights(plain, place)
     notes = [*notes, *merged.notes]
-    if (place / BASE).is_file() and read_json(place / BASE).get("config_sha256") != config_hash(base_place):
-        notes.append(f"the configuration of {base_place} is not that of the base which the adapter was exported with")
+    if (place / BASE).is_file() and read_json(place / BASE).get("config_sha256") != config_hash(plain.folder):
+        notes.append(f"the configuration of {plain.folder} is not that of the base which the adapter was exported with")
     if isinstance(plain, PlainFolder) and base is None and (kept := _few_bits(run)):
         notes.append(f"the adapter was trained on weights in {kept}; it is merged into what those were made from")
     return Opened(merged, plain, base_source.name, base_revision, place, run, list(dict.fromkeys(notes)))
@@ -113,9 +114,11 @@ def _original(place: Path, options: LoadOptions) -> PlainFolder | None:
     """What a folder of ours was quantized from, if it is still here."""
     if not (place / _FIGURES).is_file():
         return None
-    named = read_json(place / _FIGURES).get("model")
+    named = str(read_json(place / _FIGURES).get("model"))
+    if named != DEMO and not named.startswith(PREFIX) and not Path(named).expanduser().is_absolute():
+        named = str(place.parent / named)  # beside it; what the current folder holds is no matter
     try:
-        source = find(str(named), options)
+        source = find(named, options)
         if source.kind == "hub":
             return None
         found = PlainFolder(_folder(source, options)[0])
@@ -126,7 +129,7 @@ def _original(place: Path, options: LoadOptions) -> PlainFolder | None:
 
 def _find_base(name: str, adapter: Path, options: LoadOptions) -> tuple[Source, Path, str | None]:
     beside = adapter / name
-    if name.startswith(".") and beside.is_dir():
+    if name.startswith(".") and beside.exists():
         name = str(beside)
     try:
         source = find(name, options)

@@ -68,6 +68,15 @@ class DequantizedFolder:
         """The weights that are kept in NF4."""
         return frozenset(name.partition(_STATE)[0] for name in self._stored.shapes if name.endswith(f"{_STATE}nf4"))
 
+    @cached_property
+    def in_fp8(self) -> frozenset[str]:
+        """The weights that are kept in 8-bit floats."""
+        if self._layout is None:
+            return frozenset()
+        end = f".{self._layout.scale}"
+        stems = (name.removesuffix(end) for name in self._stored.shapes if name.endswith(end))
+        return frozenset(f"{stem}.weight" for stem in stems)
+
     @property
     def shapes(self) -> Mapping[str, tuple[int, ...]]:
         """Every weight's shape, by its name, in the order of the files."""
@@ -93,7 +102,7 @@ class DequantizedFolder:
         if f"{stem}{_SCB}" in self._stored.shapes:
             scale = self._stored.read(f"{stem}{_SCB}").float() / 127
             return (value.float() * scale[:, None]).to(self._dtype)
-        if self._layout is not None and f"{stem}.{self._layout.scale}" in self._stored.shapes:
+        if self._layout is not None and name in self.in_fp8:
             return self._fp8(name, value, self._stored.read(f"{stem}.{self._layout.scale}").float())
         if value.dtype in (torch.int8, torch.uint8, torch.float8_e4m3fn):
             raise ModelError(

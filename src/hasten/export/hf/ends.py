@@ -6,6 +6,8 @@ import copy
 from collections.abc import Mapping
 from typing import Any
 
+from hasten.export.hf.adapter_file import AdapterFile
+
 _EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "word_embeddings.weight", "embed_in.weight")
 _HEADS = ("lm_head.weight", "embed_out.weight")
 _TIED = "tie_word_embeddings"
@@ -17,6 +19,29 @@ def ends_of(names: Mapping[str, Any]) -> tuple[str | None, str]:
     embedding = next((name for name in names if name.endswith(_EMBEDDINGS)), None)
     head = next((name for name in names if name.endswith(_HEADS)), _HEADS[0])
     return embedding, head
+
+
+def vocabulary_tensors(file: AdapterFile) -> dict[str, int]:
+    """The tensors of an adapter that go by the tokens, by the file's names, and for how many tokens they are.
+
+    Whole tables come first, then factors of embedding and head. Single rows say nothing of how many there are.
+    """
+    ends = (*_EMBEDDINGS, *_HEADS)
+    found = {tensor: file.shapes[tensor][0] for weight, tensor in file.tables.items() if weight.endswith(ends)}
+    for pair in file.factors:
+        if f"{pair.module}.weight".endswith(ends):
+            tensor, side = (pair.a, 1) if pair.embedding else (pair.b, 0)
+            found[tensor] = file.shapes[tensor][side]
+    return found
+
+
+def vocabulary_rows(file: AdapterFile) -> int | None:
+    """How many rows the vocabulary had where an adapter was trained; None where its tensors do not tell.
+
+    That many rows a base has before peft can load the adapter on it. The merged model may have more: of a base whose
+    table was cut to its tokens, it keeps the rest.
+    """
+    return next(iter(vocabulary_tensors(file).values()), None)
 
 
 def is_tied(config: Mapping[str, Any], names: Mapping[str, Any]) -> bool:

@@ -133,7 +133,7 @@ def write_as(
     require_writable(folder)
     beside = copied(opened.base.folder)
     _require_replaceable(folder, opened, {path.name for path in beside})
-    _require_tokens(opened)
+    require_tokens(opened)
     pieces = [piece for name, shape in opened.weights.shapes.items() for piece in made.pieces(name, shape)]
     total = sum(piece.nbytes for piece in pieces)
     require_space(folder, total + sum(path.stat().st_size for path in beside) + _MARGIN)
@@ -175,16 +175,39 @@ def require_finite(name: str, value: torch.Tensor) -> None:
     Raises:
         ModelError: it holds NaN or infinity.
     """
-    if not value.numel():
-        return
-    least, most = value.aminmax()  # NaN is passed on; several times faster than looking at each value
-    if not bool(least.isfinite() and most.isfinite()):
+    if not is_finite(value):
         raise ModelError(
             f"'{name}'",
             f"it holds NaN or infinity in {str(value.dtype).removeprefix('torch.')}",
             "Such a model is never written.",
             "Check the run; of a model with very large values, export float32 or bfloat16.",
         )
+
+
+def is_finite(value: torch.Tensor) -> bool:
+    """Whether a tensor holds neither NaN nor infinity."""
+    if not value.numel():
+        return True
+    least, most = value.aminmax()  # NaN is passed on; several times faster than looking at each value
+    return bool(least.isfinite() and most.isfinite())
+
+
+def require_tokens(opened: Opened) -> None:
+    """Refuse a model whose tokenizer has tokens that the embedding has no rows for.
+
+    Raises:
+        ModelError: with both numbers.
+    """
+    embedding = ends_of(opened.weights.shapes)[0]
+    tokens = vocabulary_size(opened.weights.folder)
+    if embedding is None or tokens is None or tokens <= (rows := opened.weights.shapes[embedding][0]):
+        return
+    raise ModelError(
+        str(opened.weights.folder),
+        f"a tokenizer of {tokens} tokens for an embedding of {rows} rows",
+        "Each token has a row of its own.",
+        "Use the tokenizer that the model was trained with; save an adapter with the rows that were added.",
+    )
 
 
 def _require_replaceable(folder: Path, opened: Opened, others: set[str]) -> None:
@@ -207,20 +230,6 @@ def _require_replaceable(folder: Path, opened: Opened, others: set[str]) -> None
             "An export replaces the folder as a whole, and an adapter and a merged model never share one.",
             "Choose another folder.",
         )
-
-
-def _require_tokens(opened: Opened) -> None:
-    """Every token of the tokenizer has a row in the embedding."""
-    embedding = ends_of(opened.weights.shapes)[0]
-    tokens = vocabulary_size(opened.weights.folder)
-    if embedding is None or tokens is None or tokens <= (rows := opened.weights.shapes[embedding][0]):
-        return
-    raise ModelError(
-        str(opened.weights.folder),
-        f"a tokenizer of {tokens} tokens for an embedding of {rows} rows",
-        "Each token has a row of its own.",
-        "Use the tokenizer that the model was trained with; save an adapter with the rows that were added.",
-    )
 
 
 def load_tokenizer(folder: Path) -> Any:
