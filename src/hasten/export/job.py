@@ -190,8 +190,8 @@ class _Job:
             self.done.notes += written.notes
             if self.wanted.vllm_lora:
                 vllm.require_servable(vllm.adapter_problems(folder, self.opened.base))
-                self.done.commands.append(vllm.serve_adapter(folder, self.opened.base_name, "lora"))
-                self.done.commands[-1] = self.done.commands[-1].replace(str(folder), str(self.output / "lora"))
+                command = vllm.serve_adapter(folder, self.opened.base_name, "lora", place=self.output / "lora")
+                self.done.commands.append(command)
             self._finish("lora", self.proof.lora(folder) if self.request.verify else [], bytes=written.nbytes)
         if self.wanted.gguf_lora:
             assert self.opened.adapter is not None, "was required"
@@ -401,6 +401,8 @@ class _Job:
         if self.opened.adapter is None and (self.wanted.lora or self.wanted.gguf_lora):
             rule = "An adapter is what a run trained on a base."
             raise ConfigError("--to", "'lora' of a whole model", rule, "Use hf or gguf.")
+        if self.wanted.vllm_lora:
+            vllm.require_servable(vllm.base_problems(self.opened.base_name))
         if self.wanted.gguf:
             Source(self.opened.weights)
             if dynamic.NAME in self.wanted.gguf and not has_ggml():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,15 +18,19 @@ from hasten.errors import HastenError
 from hasten.export.dressed import Dressed
 from hasten.export.gguf.mixes import Chosen
 from hasten.export.gguf.source import Source
+from hasten.export.hf.adapter_file import AdapterFile
 from hasten.export.hf.base import Opened
 from hasten.export.hf.dequantized import DequantizedFolder
+from hasten.export.hf.ends import vocabulary_rows
+from hasten.export.hf.fp8 import Fp8Format
 from hasten.export.hf.merged import MergedWeights
+from hasten.export.hf.settings import chosen_dtype
 from hasten.export.hf.write import load_tokenizer
 from hasten.export.ollama.write import check_modelfile
 from hasten.export.verify import logits, text
 from hasten.export.verify.checks import Check
 from hasten.export.verify.weights import compare_weights
-from hasten.export.weights import PlainFolder, Weights
+from hasten.export.weights import PlainFolder
 from hasten.loading.beginning import FILE
 from hasten.loading.gguf import model_folder
 from hasten.loading.gguf_file import open_gguf
@@ -41,7 +46,7 @@ class Proof:
     Args:
         opened: the model.
         meant: it, as it is exported.
-        scratch: a folder for files that are read back; as large as the model in 16 bits.
+        scratch: a folder for files that are read back: of quantized GGUF files, the model in 32 bits.
     """
 
     opened: Opened
@@ -75,14 +80,18 @@ class Proof:
             return [Check("merge", name, "skipped", why)]
         from peft import PeftModel
 
+        merged = self.predicted  # before the other model is made: one of them in memory
         base = logits.model_of(self.opened.base)
-        rows, own = (each.shapes[_embedding(each)][0] for each in (self.meant, self.opened.base))
-        if rows != own:
-            base.resize_token_embeddings(rows)
+        rows = vocabulary_rows(AdapterFile(adapter))
+        if rows is not None and rows != len(base.get_input_embeddings().weight):
+            base.resize_token_embeddings(rows, mean_resizing=False)
         live = logits.predictions(PeftModel.from_pretrained(base, str(adapter)).eval(), self.ids)
+        del base
+        common = min(live.shape[-1], merged.shape[-1])
+        live, merged = (each[:, :common].log_softmax(-1) for each in (live, merged))
         dtype = str(self.opened.base.config.get("dtype") or self.opened.base.config.get("torch_dtype") or "bfloat16")
         rounding = {"float32": 2.0**-20, "float16": 2.0**-11}.get(dtype, 2.0**-9)
-        return [logits.compare_logits("merge", live, self.predicted, logits.bound(rounding), "adapter on its base")]
+        return [logits.compare_logits("merge", live, merged, logits.bound(rounding), "adapter on its base")]
 
     def folder(self, folder: Path, dtype: str) -> list[Check]:
         """A model folder of 16-bit or 32-bit weights."""
@@ -91,10 +100,16 @@ class Proof:
 
     def fp8(self, folder: Path) -> list[Check]:
         """A model folder in 8-bit floats, read as the values that they stand for."""
-        return self._both("fp8", DequantizedFolder(folder), lambda name: "E4M3", exact=False)
+        found, eight = DequantizedFolder(folder), Fp8Format(self.meant).linear
+        rest = _OF_DTYPE[chosen_dtype(self.opened.weights.config, None)]
+        return self._both("fp8", found, lambda name: "E4M3" if name in eight else rest, exact=True)
 
     def lora(self, folder: Path) -> list[Check]:
         """An adapter's folder, merged again."""
+        adapter = self.opened.adapter
+        if adapter is not None and (adapter / FILE).is_file():
+            said = "it began as what 4 bits lost: written as a plain one of twice the rank, which rounds otherwise"
+            return [Check("lora", "weights", "skipped", said)]
         merged = MergedWeights(self.opened.base, folder)
         check, _ = compare_weights("lora", self.meant, merged, lambda name: "F32", exact=True)
         if check.state == "equal":
@@ -110,6 +125,11 @@ class Proof:
             return [Check(f"gguf {kind}", "read back", "skipped", "files with experts are written, but not read here")]
         target, entries = f"gguf {kind}", {entry.name: entry.tensor.name for entry in Source(self.meant).entries}
         plain = kind in ("f16", "bf16", "f32")
+        need = sum(torch.Size(shape).numel() for shape in self.meant.shapes.values()) * (2 if plain else 4)
+        free = shutil.disk_usage(self.scratch).free
+        if need > free:
+            said = f"{need / 1e9:.1f} GB are needed to convert it back, {free / 1e9:.1f} are free"
+            return [Check(target, "read back", "skipped", said)]
         with self._converted(file) as folder:
             return self._both(target, folder, lambda name: chosen[entries[name]].kind.name, exact=plain)
 
@@ -145,17 +165,13 @@ class Proof:
             return checks
         if self.no_room is not None:
             return [*checks, Check(target, "logits", "skipped", self.no_room)]
-        plain = isinstance(found, PlainFolder)
-        model = logits.model_in(found.folder) if plain else logits.model_of(found)
+        meant = self.predicted  # before the other model is made: one of them in memory
+        model = logits.model_in(found.folder) if isinstance(found, PlainFolder) else logits.model_of(found)
         predicted = logits.predictions(model, self.ids)
-        return [*checks, logits.compare_logits(target, self.predicted, predicted, logits.bound(error), "as merged")]
+        return [*checks, logits.compare_logits(target, meant, predicted, logits.bound(error), "as merged")]
 
 
 def adds_bos(file: Path) -> bool | None:
     """Whether a GGUF file says that a begin token is put in front of every text; None: it says nothing."""
     found = open_gguf(file).fields.get("tokenizer.ggml.add_bos_token")
     return None if found is None else bool(found)
-
-
-def _embedding(weights: Weights) -> str:
-    return next(name for name in weights.shapes if name.endswith("embed_tokens.weight"))
