@@ -48,6 +48,8 @@ def test_a_run_by_its_name(tiny_values, tmp_path, capsys, monkeypatch):
         (["--to", "ggfu"], "Did you mean 'gguf'"),
         (["--to", "lora"], "'lora' of a whole model"),
         (["--to", "gguf:dynamic", "--size", "q9"], "q9"),
+        (["--to", "gguf:dynamic", "--size", "nan"], "1 to 16 bits"),
+        (["--to", "gguf", "--importance", "--tokens", "-5"], "--tokens: -5"),
     ],
 )
 def test_mistakes(tiny_model_folder, tmp_path, capsys, arguments, said):

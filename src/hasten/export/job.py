@@ -27,7 +27,7 @@ from hasten.export.gguf import dynamic
 from hasten.export.gguf.encoders import has_ggml
 from hasten.export.gguf.importance import Importance, measure, read_importance
 from hasten.export.gguf.lora import write_adapter as write_gguf_adapter
-from hasten.export.gguf.mixes import Chosen, choose
+from hasten.export.gguf.mixes import Chosen, choose, named
 from hasten.export.gguf.source import Source
 from hasten.export.gguf.write import Planned, Written, plan_gguf, write_gguf
 from hasten.export.hf.adapter import write_adapter
@@ -398,6 +398,13 @@ class _Job:
 
     def _require_possible(self) -> None:
         """What cannot work is found before hours of work, not after."""
+        size, tokens = self.request.size, self.request.tokens
+        if isinstance(size, float) and not 1.0 <= size <= 16.0:
+            raise ConfigError("--size", str(size), "A weight of a GGUF file has 1 to 16 bits.", "Use 4.5, or q4_k_m.")
+        if isinstance(size, str) and dynamic.NAME in self.wanted.gguf:
+            named(size)
+        if tokens < 1:
+            raise ConfigError("--tokens", str(tokens), "Something is measured on them.", "Use 16384.")
         if self.opened.adapter is None and (self.wanted.lora or self.wanted.gguf_lora):
             rule = "An adapter is what a run trained on a base."
             raise ConfigError("--to", "'lora' of a whole model", rule, "Use hf or gguf.")
