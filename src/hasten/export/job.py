@@ -353,7 +353,7 @@ class _Job:
     def _record(self) -> None:
         """What stands under its name is in the record, whatever comes after it."""
         self.done.notes = list(dict.fromkeys(self.done.notes))
-        known = {name: each for name, each in _record(self.output).get("targets", {}).items()}
+        known = _record(self.output).get("targets", {})
         targets = {name: each for name, each in known.items() if (self.output / name).is_dir()} | self.done.targets
         write_json(self.output / RECORD, {**self.done.as_dict(), "source": self.source, "targets": targets})
 

@@ -29,7 +29,7 @@ from hasten.export.hf.write import load_tokenizer
 from hasten.export.ollama.write import check_modelfile
 from hasten.export.verify import logits, text
 from hasten.export.verify.checks import Check
-from hasten.export.verify.weights import compare_weights
+from hasten.export.verify.weights import BOUNDS, compare_weights
 from hasten.export.weights import PlainFolder
 from hasten.loading.beginning import FILE
 from hasten.loading.gguf import model_folder
@@ -90,7 +90,7 @@ class Proof:
         common = min(live.shape[-1], merged.shape[-1])
         live, merged = (each[:, :common].log_softmax(-1) for each in (live, merged))
         dtype = str(self.opened.base.config.get("dtype") or self.opened.base.config.get("torch_dtype") or "bfloat16")
-        rounding = {"float32": 2.0**-20, "float16": 2.0**-11}.get(dtype, 2.0**-9)
+        rounding = BOUNDS[_OF_DTYPE.get(dtype, "BF16")]
         return [logits.compare_logits("merge", live, merged, logits.bound(rounding), "adapter on its base")]
 
     def folder(self, folder: Path, dtype: str) -> list[Check]:

@@ -15,11 +15,11 @@ from typing import Any
 
 from safetensors.torch import load_file
 
-from hasten.errors import ConfigError, ModelError, StorageError
+from hasten.errors import ConfigError, ModelError
 from hasten.export.hf.adapter_file import CONFIG, WEIGHTS, AdapterFile
 from hasten.export.hf.base import BASE, Opened, config_hash
 from hasten.export.hf.tokenizer import copied, write_tokenizer
-from hasten.export.hf.write import CARD, Written, is_finite, require_space, require_tokens
+from hasten.export.hf.write import CARD, Written, is_finite, require_replaceable, require_space, require_tokens
 from hasten.files import new_folder, require_writable, write_json, write_text
 from hasten.loading.beginning import FILE, read_beginning
 from hasten.loading.plain_adapter import write_plain
@@ -50,7 +50,12 @@ def write_adapter(opened: Opened, folder: Path) -> Written:
     folder = folder.expanduser()
     require_writable(folder)
     beside = copied(opened.base.folder)
-    _require_replaceable(folder, opened, {path.name for path in beside})
+    others = {path.name for path in beside}
+
+    def is_foreign(name: str) -> bool:
+        return name == "config.json" or not (name.endswith(_KNOWN) or name in others)
+
+    require_replaceable(folder, opened, is_foreign)
     require_tokens(opened)
     weights = opened.adapter / WEIGHTS
     began = (opened.adapter / FILE).is_file()
@@ -117,24 +122,3 @@ def _card(name: str, settings: dict[str, Any]) -> str:
     head += [f"base_model: {name}"] if named else []
     text = f"A LoRA adapter (rank {settings.get('r')}, alpha {settings.get('lora_alpha'):g}) for {name}."
     return "\n".join([*head, "tags:", "- hasten", "- lora", "---", "", "# Adapter", "", text, ""])
-
-
-def _require_replaceable(folder: Path, opened: Opened, others: set[str]) -> None:
-    if not folder.exists():
-        return
-    if not folder.is_dir():
-        raise StorageError(str(folder), "a file", "An adapter is written as a folder.", "Choose another name.")
-    for place, what in ((opened.base.folder, "base model"), (opened.adapter, "adapter that is exported")):
-        if place is not None and folder.samefile(place):
-            rule = "It is what the export is made from."
-            raise ConfigError(f"folder '{folder}'", f"it holds the {what}", rule, "Choose another folder.")
-    names = sorted(entry.name for entry in folder.iterdir())
-    foreign = [name for name in names if name == "config.json"]
-    foreign += [name for name in names if not name.endswith(_KNOWN) and name not in others]
-    if foreign:
-        raise ConfigError(
-            f"folder '{folder}'",
-            f"it holds '{foreign[0]}'",
-            "An export replaces the folder as a whole, and an adapter and a merged model never share one.",
-            "Choose another folder.",
-        )

@@ -8,7 +8,7 @@ that end an answer. Memory is needed for the largest weight.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -132,7 +132,12 @@ def write_as(
     folder = folder.expanduser()
     require_writable(folder)
     beside = copied(opened.base.folder)
-    _require_replaceable(folder, opened, {path.name for path in beside})
+    others = {path.name for path in beside}
+
+    def is_foreign(name: str) -> bool:
+        return name.startswith("adapter_") or not (name.endswith(_KNOWN) or name in others)
+
+    require_replaceable(folder, opened, is_foreign)
     require_tokens(opened)
     pieces = [piece for name, shape in opened.weights.shapes.items() for piece in made.pieces(name, shape)]
     total = sum(piece.nbytes for piece in pieces)
@@ -210,23 +215,31 @@ def require_tokens(opened: Opened) -> None:
     )
 
 
-def _require_replaceable(folder: Path, opened: Opened, others: set[str]) -> None:
-    """An existing folder is replaced as a whole, so it may hold only an older result of the same kind."""
+def require_replaceable(folder: Path, opened: Opened, is_foreign: Callable[[str], bool]) -> None:
+    """An existing folder is replaced as a whole, so it may hold only an older result of the same kind.
+
+    Args:
+        folder: where to.
+        opened: what is exported; its base and its adapter are never replaced.
+        is_foreign: whether a file of that name is no result of this kind.
+
+    Raises:
+        StorageError: it is a file.
+        ConfigError: naming what it holds.
+    """
     if not folder.exists():
         return
     if not folder.is_dir():
-        raise StorageError(str(folder), "a file", "A model is written as a folder.", "Choose another name.")
-    for place, what in ((opened.base.folder, "base model"), (opened.adapter, "adapter")):
+        raise StorageError(str(folder), "a file", "An export is a folder.", "Choose another name.")
+    for place, what in ((opened.base.folder, "base model"), (opened.adapter, "adapter that is exported")):
         if place is not None and folder.samefile(place):
             rule = "It is what the export is made from."
             raise ConfigError(f"folder '{folder}'", f"it holds the {what}", rule, "Choose another folder.")
-    names = sorted(entry.name for entry in folder.iterdir())
-    foreign = [name for name in names if name.startswith("adapter_")]
-    foreign += [name for name in names if not name.endswith(_KNOWN) and name not in others]
-    if foreign:
+    foreign = next((name for name in sorted(entry.name for entry in folder.iterdir()) if is_foreign(name)), None)
+    if foreign is not None:
         raise ConfigError(
             f"folder '{folder}'",
-            f"it holds '{foreign[0]}'",
+            f"it holds '{foreign}'",
             "An export replaces the folder as a whole, and an adapter and a merged model never share one.",
             "Choose another folder.",
         )
