@@ -25,4 +25,4 @@ def test_rows_are_loaded_ahead_where_memory_allows(monkeypatch, memory, dtype, s
     wide = column_sums.share(8192, 4096, torch.empty(1, dtype=dtype), inputs=2)
     assert (wide.per_program, wide.programs, wide.warps, wide.stages) == (2, 132, 8, stages)
     few = column_sums.share(3, 64, torch.empty(1, dtype=dtype), inputs=2)
-    assert (few.per_program, few.programs) == (128, 1)
+    assert (few.per_program, few.programs, few.warps) == (4, 1, 4)  # no more rows than there are

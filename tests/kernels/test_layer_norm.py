@@ -34,7 +34,8 @@ def drawn(device, dtype, *shapes, count=1):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", [(1, 3), (3, 7), (2, 5, 64), (9, 100), (4, 576), (0, 16)])
 def test_output_and_gradients(device, impl, dtype, shape):
-    draws = drawn(device, dtype, shape, shape[-1:], shape[-1:], count=32 if 0 < math.prod(shape) < 64 else 1)
+    count = math.ceil(96 / max(math.prod(shape), 1)) if 0 < math.prod(shape) < 64 else 1  # so that errors are no luck
+    draws = drawn(device, dtype, shape, shape[-1:], shape[-1:], count=count)
     require_promise(lambda x, w, b: layer_norm(x, w, b, impl=impl), plain, *draws)
 
 
@@ -136,7 +137,8 @@ def test_more_rows_than_programs_sum_the_weights_gradients(device, impl, monkeyp
         from hasten.kernels.column_sums import triton as column_sums
 
         monkeypatch.setattr(column_sums, "_device", lambda device: (2, 2**17))
-    x, dy = (made(device, torch.float32, 300, 40, seed=s) for s in range(2))
+        monkeypatch.setattr(column_sums, "VALUES", 512)  # 8 rows at once: 4 turns, the last of them with few rows
+    x, dy = (made(device, torch.float32, 50, 40, seed=s) for s in range(2))
     weight = made(device, torch.float32, 40, seed=2)
     _, mean, rstd, _ = op.forward(x, weight, None, 1e-5, impl=impl)
     _, dw, db = op.backward(dy, x, mean, rstd, weight, need_dw=True, impl=impl)

@@ -37,7 +37,7 @@ def share(rows: int, block: int, like: torch.Tensor, inputs: int) -> Shares:
         like: one of the inputs; its device and its dtype decide.
         inputs: tensors that are loaded.
     """
-    per_program = max(1, VALUES // block)
+    per_program = min(max(1, VALUES // block), triton.next_power_of_2(max(rows, 1)))  # no more than there are
     multiprocessors, memory = _device(like.device)
     ahead = 3 * inputs * per_program * block * like.element_size()
     return Shares(
