@@ -1,6 +1,8 @@
 """Fixtures that all tests share."""
 
+import gc
 import os
+import sys
 
 # A setting of the test process, before anything imports huggingface_hub: no test reaches a hub. hasten never sets it.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -59,6 +61,23 @@ def demo_tokenizer(demo_model_folder):
     from transformers import AutoTokenizer
 
     return AutoTokenizer.from_pretrained(demo_model_folder)
+
+
+_frozen_at = 0
+
+
+def pytest_runtest_setup():
+    """The collector need not look at imported modules again: half a second of every `gc.collect` otherwise."""
+    global _frozen_at
+    if len(sys.modules) > _frozen_at + 100:
+        gc.collect()
+        gc.freeze()
+        _frozen_at = len(sys.modules)
+
+
+def pytest_unconfigure():
+    """So that libraries which count their objects at the end see them go."""
+    gc.unfreeze()
 
 
 def pytest_collection_modifyitems(items):
