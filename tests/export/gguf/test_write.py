@@ -298,7 +298,8 @@ def test_llama_cpp_answers_as_transformers(model_type, tmp_path):
     own = {"head_dim": 64, "query_pre_attn_scalar": 64} if model_type == "gemma3_text" else {}
     own |= {"head_dim": 64} if model_type in ("mistral", "qwen3", "qwen3_moe") else {}
     own |= {"sliding_window": None} if model_type == "mistral" else {}
-    own |= {"moe_intermediate_size": 256} if model_type == "qwen3_moe" else {}
+    own |= {"moe_intermediate_size": 256} if model_type in ("qwen2_moe", "qwen3_moe") else {}
+    own |= {"shared_expert_intermediate_size": 512} if model_type == "qwen2_moe" else {}
     folder = family_folder(tmp_path / "model", model_type, **{**WIDE, **own})
     written = write_gguf(PlainFolder(folder), files(tmp_path, "f16", "q8_0", "q4_k_m"))
     model, ids = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval(), [5, 20, 33, 47, 60]
