@@ -77,6 +77,8 @@ class Source:
         self.experts = int(config.get("num_local_experts") or config.get("num_experts") or 0)
         self.rope = rope_of(config)
         _require_positions(self.rope.kind, self.form)
+        if self.rope.kind == "longrope":
+            self.rope.need("long_factor")  # a file without factors would be one without scaling
         _require_attention_scale(config, self)
         self.rotated = int(float(self.rope.settings.get("partial_rotary_factor") or 1.0) * self.head_width)
 
