@@ -12,8 +12,8 @@ from hasten.loading.gguf_config import configuration
 from hasten.loading.gguf_file import open_gguf
 from hasten.loading.gguf_names import FORMS
 from hasten.loading.gguf_rope import llama3_factors
-from support import gguf_models, tiny
-from support.gguf_judges import WIDE, family_folder, greedy, greedy_here, serving
+from support import gguf_models
+from support.gguf_judges import WIDE, family_folder, serving
 
 ROPE = {"rope_theta": 500000.0}
 
@@ -128,7 +128,7 @@ NEAR = {"rope_type": "default", "rope_theta": 1e4}
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", SCALED)
 def test_gemmas_scaling_is_of_layers_that_see_everything(kind, tmp_path):
-    """llama.cpp scales these layers alone, as transformers: the same tokens, which others than scaled ones are not."""
+    """llama.cpp scales these layers alone, as what is read says: no other reading comes near its predictions."""
     pytest.importorskip("xllamacpp", reason="llama.cpp is a package of its own")
     from transformers import AutoModelForCausalLM
 
@@ -136,18 +136,31 @@ def test_gemmas_scaling_is_of_layers_that_see_everything(kind, tmp_path):
     sizes = {**WIDE, **GEMMA, "max_position_embeddings": 96}
     folder = family_folder(tmp_path / "model", "gemma3_text", rope_parameters=rope, **sizes)
     file = write_gguf(PlainFolder(folder), {"f16": tmp_path / "x.gguf"})["f16"].path
-    back = gguf.model_folder(file, tmp_path / "cache")
-    model, again = (AutoModelForCausalLM.from_pretrained(each, dtype=torch.float32).eval() for each in (folder, back))
-    assert again.config.rope_parameters == rope
+    model = AutoModelForCausalLM.from_pretrained(
+        gguf.model_folder(file, tmp_path / "cache"), dtype=torch.float32
+    ).eval()
+    assert model.config.rope_parameters == rope
     ids = [5 + number * 7 % 90 for number in range(60)]
-    expected = greedy_here(again, ids, [tiny.EOS])
-    assert expected == greedy_here(model, ids, [tiny.EOS])
     with serving(file) as post:
-        assert greedy(post, ids) == expected
-    model.config.rope_parameters = {**rope, "full_attention": {"rope_type": "default", "rope_theta": 1e6}}
-    plain = AutoModelForCausalLM.from_config(model.config).eval()
-    plain.load_state_dict(model.state_dict())
-    assert greedy_here(plain, ids, [tiny.EOS]) != expected
+        answer = post("/completion", prompt=ids, n_predict=1, temperature=0.0, n_probs=131, post_sampling_probs=False)
+    said = {each["id"]: each["logprob"] for each in answer["completion_probabilities"][0]["top_logprobs"]}
+    assert said.keys() == set(range(131))
+
+    def distance(**changes):
+        model.config.rope_parameters = {**rope, **changes}
+        other = AutoModelForCausalLM.from_config(model.config).float().eval()
+        other.load_state_dict(model.state_dict())
+        with torch.no_grad():
+            found = other(torch.tensor([ids])).logits[0, -1].log_softmax(-1)
+        return (found - torch.tensor([said[number] for number in range(131)])).abs().max().item()
+
+    own = distance()
+    for changes in (
+        {"full_attention": {"rope_type": "default", "rope_theta": 1e6}},
+        {"full_attention": next(SCALED[each] for each in SCALED if each != kind)},
+        {"sliding_attention": {**SCALED[kind], "rope_theta": 1e4}},
+    ):
+        assert own < distance(**changes) / 10, changes
 
 
 @pytest.fixture(scope="module")
