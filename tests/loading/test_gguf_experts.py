@@ -18,6 +18,8 @@ from hasten.loading.gguf_file import open_gguf
 from hasten.loading.gguf_names import form_of
 from hasten.loading.model import LoadOptions, load
 from support import gguf_experts, tiny
+from support.gguf_judges import convert, family_folder, greedy, greedy_here, serving
+from support.gguf_models import BASE
 
 FAMILIES = list(gguf_experts.FAMILIES)
 IDS = torch.arange(3, 33).unsqueeze(0)
@@ -173,6 +175,38 @@ def test_a_converted_base_is_trained_on(family, tmp_path):
         optimizer.zero_grad()
         losses.append(loss.item())
     assert losses[-1] < losses[0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", FAMILIES)
+def test_files_of_llama_cpps_converter(family, tmp_path):
+    """The base has the weights that were converted, and predicts what llama.cpp does."""
+    pytest.importorskip("xllamacpp", reason="llama.cpp is a package of its own")
+    tokenizer = tiny.tokenizer()
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|endoftext|>"]})  # Qwen's class would add it
+    sizes = {**BASE, **gguf_experts.FAMILIES[family], "vocab_size": 131}
+    folder = family_folder(tmp_path / "model", family, tokenizer=tokenizer, **sizes)
+    convert({folder: tmp_path / "x.gguf"}, cut="gpt-2")
+    base, ids = live(converted(tmp_path / "x.gguf")), [5, 20, 33, 47, 60]
+    found = base.state_dict()
+    for name, tensor in live(folder).state_dict().items():
+        exact = tensor.ndim == 1 or name.endswith("gate.weight")  # what is in 32 bits; the smallest of the rest are cut
+        assert torch.equal(found[name], tensor if exact else tensor.half().float()), name
+    with serving(tmp_path / "x.gguf") as post:
+        assert greedy(post, ids) == greedy_here(base, ids, [tiny.EOS])
+        answer = post("/completion", prompt=ids, n_predict=1, temperature=0.0, n_probs=131, post_sampling_probs=False)
+    said = {each["id"]: each["logprob"] for each in answer["completion_probabilities"][0]["top_logprobs"]}
+    assert said.keys() == set(range(131))
+
+    def distance(model):
+        with torch.no_grad():
+            found = model(torch.tensor([ids])).logits[0, -1].log_softmax(-1)
+        return (found - torch.tensor([said[number] for number in range(131)])).abs().max().item()
+
+    base.config.num_experts_per_tok = 1
+    fewer = type(base)(base.config).eval()
+    fewer.load_state_dict(base.state_dict())
+    assert distance(base) < distance(fewer) / 10
 
 
 def refused(path, match):

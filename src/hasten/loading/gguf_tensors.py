@@ -285,11 +285,13 @@ def _require_whole(file: GgufFile, form: Form, found: Mapping[str, tuple[int, ..
 
 def _shards(stored: list[Stored]) -> Iterator[list[Stored]]:
     shard: list[Stored] = []
+    size = 0
     for each in stored:
-        if shard and sum(other.bytes for other in shard) + each.bytes > _SHARD:
+        if shard and size + each.bytes > _SHARD:
             yield shard
-            shard = []
+            shard, size = [], 0
         shard.append(each)
+        size += each.bytes
     yield shard
 
 
