@@ -2,13 +2,18 @@
 
 import numpy as np
 import pytest
+import torch
 
 from hasten.errors import ModelError
+from hasten.export.gguf.write import write_gguf
+from hasten.export.weights import PlainFolder
+from hasten.loading import gguf
 from hasten.loading.gguf_config import configuration
 from hasten.loading.gguf_file import open_gguf
 from hasten.loading.gguf_names import FORMS
 from hasten.loading.gguf_rope import llama3_factors
 from support import gguf_models
+from support.gguf_judges import WIDE, family_folder, serving
 
 ROPE = {"rope_theta": 500000.0}
 
@@ -93,6 +98,71 @@ def test_scaling_that_is_not_known(llama, tmp_path, kind, factor):
         )
 
 
+def test_a_factor_without_a_kind_is_linear(llama, tmp_path):
+    found = read(tmp_path / "x.gguf", llama, fields={"llama.rope.scaling.factor": 4.0})
+    assert found == {**ROPE, "rope_type": "linear", "factor": 4.0}
+    unused = {
+        "llama.rope.scaling.type": "none",
+        "llama.rope.scaling.factor": 4.0,
+        "llama.rope.scaling.attn_factor": 1.0,
+    }
+    assert read(tmp_path / "x.gguf", llama, fields=unused) == {**ROPE, "rope_type": "default"}
+
+
+@pytest.mark.parametrize(("key", "value"), [("attn_factor", 1.25), ("yarn_log_multiplier", 0.5), ("alpha", 1000.0)])
+@pytest.mark.parametrize("extra", [{}, {"rope_freqs.weight": np.ones(32, np.float32)}], ids=["fields", "factors"])
+def test_more_than_the_configuration_can_say(llama, tmp_path, key, value, extra):
+    key = f"llama.rope.scaling.{key}"
+    with pytest.raises(ModelError, match=f"{key} = {value}. .*would change the model. Use the model's Hugging Face"):
+        read(tmp_path / "x.gguf", llama, fields={key: value}, extra=extra)
+
+
+GEMMA = {"head_dim": 64, "query_pre_attn_scalar": 64, "sliding_window": 8, "num_hidden_layers": 7}
+SCALED = {
+    "linear": {"rope_type": "linear", "factor": 4.0, "rope_theta": 1e6},
+    "yarn": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 24, "rope_theta": 1e6},
+}
+NEAR = {"rope_type": "default", "rope_theta": 1e4}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", SCALED)
+def test_gemmas_scaling_is_of_layers_that_see_everything(kind, tmp_path):
+    """llama.cpp scales these layers alone, as what is read says: no other reading comes near its predictions."""
+    pytest.importorskip("xllamacpp", reason="llama.cpp is a package of its own")
+    from transformers import AutoModelForCausalLM
+
+    rope = {"full_attention": SCALED[kind], "sliding_attention": NEAR}
+    sizes = {**WIDE, **GEMMA, "max_position_embeddings": 96}
+    folder = family_folder(tmp_path / "model", "gemma3_text", rope_parameters=rope, **sizes)
+    file = write_gguf(PlainFolder(folder), {"f16": tmp_path / "x.gguf"})["f16"].path
+    model = AutoModelForCausalLM.from_pretrained(
+        gguf.model_folder(file, tmp_path / "cache"), dtype=torch.float32
+    ).eval()
+    assert model.config.rope_parameters == rope
+    ids = [5 + number * 7 % 90 for number in range(60)]
+    with serving(file) as post:
+        answer = post("/completion", prompt=ids, n_predict=1, temperature=0.0, n_probs=131, post_sampling_probs=False)
+    said = {each["id"]: each["logprob"] for each in answer["completion_probabilities"][0]["top_logprobs"]}
+    assert said.keys() == set(range(131))
+
+    def distance(**changes):
+        model.config.rope_parameters = {**rope, **changes}
+        other = AutoModelForCausalLM.from_config(model.config).float().eval()
+        other.load_state_dict(model.state_dict())
+        with torch.no_grad():
+            found = other(torch.tensor([ids])).logits[0, -1].log_softmax(-1)
+        return (found - torch.tensor([said[number] for number in range(131)])).abs().max().item()
+
+    own = distance()
+    for changes in (
+        {"full_attention": {"rope_type": "default", "rope_theta": 1e6}},
+        {"full_attention": next(SCALED[each] for each in SCALED if each != kind)},
+        {"sliding_attention": {**SCALED[kind], "rope_theta": 1e4}},
+    ):
+        assert own < distance(**changes) / 10, changes
+
+
 @pytest.fixture(scope="module")
 def phi3():
     return gguf_models.model("phi3", original_max_position_embeddings=512, max_position_embeddings=2048)
@@ -110,3 +180,15 @@ def test_long_context_factors(phi3, tmp_path):
     assert read(tmp_path / "x.gguf", phi3, extra=extra, fields=stated)["attention_factor"] == 1.5
     with pytest.raises(ModelError, match="only one of 'rope_factors_long.weight'"):
         read(tmp_path / "x.gguf", phi3, extra={"rope_factors_long.weight": long})
+
+
+@pytest.mark.parametrize("kind", ["linear", "yarn"])
+def test_phi_3_has_no_other_scaling(phi3, tmp_path, kind):
+    fields = {"phi3.rope.scaling.type": kind, "phi3.rope.scaling.factor": 4.0}
+    with pytest.raises(ModelError, match=f"RoPE scaling '{kind}'. Phi-3 has none, or factors for long .*Hugging Face"):
+        read(tmp_path / "x.gguf", phi3, fields=fields)
+
+
+def test_long_contexts_whose_factors_are_gone(phi3, tmp_path):
+    with pytest.raises(ModelError, match=r"'longrope' without 'rope_factors_long.weight' and .*Convert it again"):
+        read(tmp_path / "x.gguf", phi3, fields={"phi3.rope.scaling.type": "longrope"})

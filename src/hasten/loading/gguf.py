@@ -18,13 +18,13 @@ from hasten.files import make_folder, new_folder
 from hasten.loading import gguf_tensors
 from hasten.loading.gguf_config import configuration
 from hasten.loading.gguf_file import GgufFile, open_gguf, parts_of, require_gguf
-from hasten.loading.gguf_names import FORMS
+from hasten.loading.gguf_names import FORMS, Form, form_of
 from hasten.loading.gguf_numbers import plain
 from hasten.loading.gguf_tokenizer import end_tokens, tokenizer_files
 from hasten.loading.ollama_store import OllamaModel, is_manifest, read_manifest
 
 _READ_BYTES = 1 << 20
-_CONVERSION = 3
+_CONVERSION = 4
 """Raised when the conversion changes what it writes, so that folders made before are not taken."""
 NOTES = "converted.json"
 """What a folder says of its conversion: the file, notes, and what an Ollama model had beside its weights."""
@@ -102,7 +102,8 @@ def _content(parts: Sequence[Path]) -> str:
 
 def _convert(path: Path, target: Path, ollama: OllamaModel | None) -> None:
     file = open_gguf(path)
-    said = _by_us(file, target) if file.arch in FORMS else _by_transformers(file, target)
+    form = form_of(file)
+    said = _by_us(file, form, target) if form is not None else _by_transformers(file, target)
     record: dict[str, Any] = {"file": path.name, "architecture": file.arch, "notes": said}
     if ollama is not None:
         record |= {"model": ollama.name, "system": ollama.system, "parameters": ollama.parameters}
@@ -111,8 +112,7 @@ def _convert(path: Path, target: Path, ollama: OllamaModel | None) -> None:
     _write(target / NOTES, record)
 
 
-def _by_us(file: GgufFile, target: Path) -> list[str]:
-    form = FORMS[file.arch]
+def _by_us(file: GgufFile, form: Form, target: Path) -> list[str]:
     config = configuration(file, form)
     tokenizer = tokenizer_files(file)
     stored = gguf_tensors.plan(file, form, config)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from hasten.errors import ModelError
+from hasten.loading.gguf_experts import fields_of
 from hasten.loading.gguf_file import GgufFile
 from hasten.loading.gguf_names import Form
 from hasten.loading.gguf_numbers import plain
@@ -23,7 +24,6 @@ _OTHER_ARITHMETIC = (
     "logit_scale",
     "final_logit_softcapping",
     "attn_logit_softcapping",
-    "expert_count",
     "pooling_type",
 )
 _TOKENS = {
@@ -56,7 +56,7 @@ def configuration(file: GgufFile, form: Form) -> Any:
             "The installed transformers does not know it.",
             "Upgrade transformers.",
         )
-    _require_plain(file)
+    _require_plain(file, form)
     fields = _fields(file, form)
     return AutoConfig.for_model(form.model_type, **fields)
 
@@ -82,8 +82,10 @@ def tokens_of(file: GgufFile) -> int:
     return rows
 
 
-def _require_plain(file: GgufFile) -> None:
+def _require_plain(file: GgufFile, form: Form) -> None:
     found = [key for key in _OTHER_ARITHMETIC if file.own(key)]
+    if form.experts is None and file.own("expert_count"):
+        found.append("expert_count")
     if file.own("attention.causal") is False:
         found.append("attention.causal")
     lists = [
@@ -126,7 +128,26 @@ def _fields(file: GgufFile, form: Form) -> dict[str, Any]:
         fields["head_dim"] = width
     elif width != hidden // heads:
         raise _odd(file, "attention.key_length", f"Phi-3 splits {hidden} values over {heads} heads.")
+    if form.model_type == "mixtral" and file.own("attention.key_length") is None:
+        fields.pop("head_dim")  # as published configurations: it follows from the others
+    if form.experts is not None:
+        fields |= _experts(fields_of(file, form.experts), form)
     return fields | _ADDED.get(form.model_type, _nothing)(file, fields)
+
+
+def _experts(said: dict[str, int], form: Form) -> dict[str, Any]:
+    if form.model_type == "mixtral":  # an expert is as wide as the MLP that it is in place of
+        return {"num_local_experts": said["count"], "num_experts_per_tok": said["used"]}
+    assert form.experts is not None, "asked of forms with experts"
+    fields = {
+        "num_experts": said["count"],
+        "num_experts_per_tok": said["used"],
+        "moe_intermediate_size": said["width"],
+        "norm_topk_prob": form.experts.normed,
+        "decoder_sparse_step": 1,
+        "mlp_only_layers": [],
+    }
+    return {**fields, "shared_expert_intermediate_size": said["shared_width"]} if form.experts.shared else fields
 
 
 def _nothing(file: GgufFile, fields: dict[str, Any]) -> dict[str, Any]:
@@ -145,6 +166,10 @@ def _qwen2(file: GgufFile, fields: dict[str, Any]) -> dict[str, Any]:
     ):
         raise _odd(file, "attention.key_length", "Qwen2 splits the hidden size over its heads.")
     return {}
+
+
+def _qwen2_moe(file: GgufFile, fields: dict[str, Any]) -> dict[str, Any]:
+    return {**_qwen2(file, fields), "qkv_bias": "blk.0.attn_q.bias" in file.tensors}
 
 
 def _qwen3(file: GgufFile, fields: dict[str, Any]) -> dict[str, Any]:
@@ -177,7 +202,15 @@ def _gemma3(file: GgufFile, fields: dict[str, Any]) -> dict[str, Any]:
     return added
 
 
-_ADDED = {"llama": _llama, "qwen2": _qwen2, "qwen3": _qwen3, "phi3": _phi3, "gemma3_text": _gemma3}
+_ADDED = {
+    "llama": _llama,
+    "qwen2": _qwen2,
+    "qwen2_moe": _qwen2_moe,
+    "qwen3": _qwen3,
+    "qwen3_moe": _qwen3,
+    "phi3": _phi3,
+    "gemma3_text": _gemma3,
+}
 
 
 def _odd(file: GgufFile, key: str, rule: str) -> ModelError:

@@ -7,6 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
+from hasten.loading.gguf_experts import Experts
+from hasten.loading.gguf_file import GgufFile
+
 _BLOCK = re.compile(r"^blk\.(\d+)\.(.+)\.(weight|bias)$")
 _OUTSIDE = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
 _BASE = {
@@ -21,6 +24,13 @@ _BASE = {
     "ffn_down": "mlp.down_proj",
 }
 _HEAD_NORMS = {"attn_q_norm": "self_attn.q_norm", "attn_k_norm": "self_attn.k_norm"}
+_ATTENTION = {name: own for name, own in _BASE.items() if not name.startswith("ffn_") or name == "ffn_norm"}
+_ROUTER = {"ffn_gate_inp": "mlp.gate"}
+_PARTS = {"gate": "gate_proj", "up": "up_proj", "down": "down_proj"}
+_SHARED = {
+    "ffn_gate_inp_shexp": "mlp.shared_expert_gate",
+    **{f"ffn_{part}_shexp": f"mlp.shared_expert.{own}" for part, own in _PARTS.items()},
+}
 _FUSED = {"attn_qkv": "self_attn.qkv_proj", "ffn_up": "mlp.gate_up_proj"}
 _FOUR_NORMS = {
     "post_attention_norm": "post_attention_layernorm",
@@ -41,6 +51,10 @@ class Form:
     """Rows of queries and keys lie in pairs, and belong in halves."""
     plus_one: bool = False
     """Norm weights are stored plus one."""
+    experts: Experts | None = None
+    """Experts in place of the MLP."""
+    single_rows: tuple[str, ...] = ()
+    """Names inside a layer of matrices of one row, which are vectors in the file."""
     ignored: tuple[str, ...] = field(
         default=("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight")
     )
@@ -52,11 +66,39 @@ FORMS: Mapping[str, Form] = MappingProxyType(
         "llama": Form(model_type="llama", block=_BASE, permuted=True),
         "qwen2": Form(model_type="qwen2", block=_BASE),
         "qwen3": Form(model_type="qwen3", block={**_BASE, **_HEAD_NORMS}),
+        "qwen2moe": Form(
+            model_type="qwen2_moe",
+            block={**_ATTENTION, **_ROUTER, **_SHARED},
+            experts=Experts(parts=_PARTS, normed=False, shared=True),
+            single_rows=("ffn_gate_inp_shexp",),
+        ),
+        "qwen3moe": Form(
+            model_type="qwen3_moe",
+            block={**_ATTENTION, **_HEAD_NORMS, **_ROUTER},
+            experts=Experts(parts=_PARTS, normed=True),
+        ),
         "phi3": Form(model_type="phi3", block={**_BASE, **_FUSED}),
         "gemma3": Form(model_type="gemma3_text", block={**_BASE, **_HEAD_NORMS, **_FOUR_NORMS}, plus_one=True),
     }
 )
 """By ``general.architecture``. Mistral's files say llama: the arithmetic is the same."""
+_MIXTRAL = Form(
+    model_type="mixtral",
+    block={**_ATTENTION, "ffn_gate_inp": "block_sparse_moe.gate"},
+    permuted=True,
+    experts=Experts(module="block_sparse_moe", parts={"gate": "w1", "up": "w3", "down": "w2"}, normed=True),
+)
+
+
+def form_of(file: GgufFile) -> Form | None:
+    """How a file's architecture lies in it: Mixtral's files say llama, too, and how many experts there are.
+
+    Returns:
+        None where there is no table of it here.
+    """
+    if file.arch == "llama" and file.own("expert_count"):
+        return _MIXTRAL
+    return FORMS.get(file.arch)
 
 
 def checkpoint_name(name: str, form: Form) -> str | None:

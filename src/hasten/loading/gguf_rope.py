@@ -25,6 +25,12 @@ _BASES = {"gemma3": (("rope.freq_base", "rope.global.freq_base"), 1e6)}
 is written by Ollama's own converter."""
 _USUAL_BASE = (("rope.freq_base",), 1e4)
 _WINDOW_BASE = (("rope.freq_base_swa", "rope.local.freq_base"), 1e4)
+_UNUSUAL = {
+    "rope.scaling.attn_factor": (1,),
+    "rope.scaling.yarn_log_multiplier": (0,),
+    "rope.scaling.alpha": (0,),
+}
+"""Fields of scaling that are read of LongRoPE only, or not at all, and the values that change nothing."""
 _YARN = {
     "yarn_ext_factor": "extrapolation_factor",
     "yarn_attn_factor": "attention_factor",
@@ -45,13 +51,29 @@ def rope_parameters(file: GgufFile, rotated: int) -> dict[str, Any]:
     """
     found: dict[str, Any] = {"rope_type": "default", "rope_theta": _base(file, _BASES.get(file.arch, _USUAL_BASE))}
     if FREQUENCIES in file.tensors:
+        _require_no_more(file)
         return found | _llama3(file, found["rope_theta"], rotated)
     if LONG in file.tensors or SHORT in file.tensors:
         return found | _long(file)
-    kind = file.own("rope.scaling.type") or ("linear" if file.own("rope.scale_linear") else "none")
-    if kind in ("none", "longrope"):  # a short-context Phi-3 names the kind and has no factors
-        return found
+    _require_no_more(file)
     factor = plain(file.own("rope.scaling.factor", file.own("rope.scale_linear", 0.0)))
+    kind = file.own("rope.scaling.type") or ("linear" if factor else "none")  # as llama.cpp takes it
+    if kind == "none":
+        return found
+    if kind == "longrope":
+        raise ModelError(
+            str(file.path),
+            f"RoPE scaling 'longrope' without '{LONG}' and '{SHORT}'",
+            "Its factors are tensors of the file, and nothing else says them.",
+            "Convert it again with a current converter, or use the model's Hugging Face folder.",
+        )
+    if file.arch == "phi3":
+        raise ModelError(
+            str(file.path),
+            f"RoPE scaling '{kind}'",
+            "Phi-3 has none, or factors for long contexts (LongRoPE).",
+            "Use the model's Hugging Face folder.",
+        )
     if kind not in ("linear", "yarn") or not factor:
         raise ModelError(
             str(file.path),
@@ -67,6 +89,19 @@ def rope_parameters(file: GgufFile, rotated: int) -> dict[str, Any]:
             if value is not None:
                 found[ours] = plain(value)
     return found
+
+
+def _require_no_more(file: GgufFile) -> None:
+    """No factor of attention, or of other kinds of scaling, that the configuration has no place for."""
+    for key, usual in _UNUSUAL.items():
+        value = file.own(key)
+        if value is not None and value not in usual:
+            raise ModelError(
+                str(file.path),
+                f"{file.arch}.{key} = {value!r:.60}",
+                f"A {file.arch} model is read without it; ignoring it would change the model.",
+                "Use the model's Hugging Face folder.",
+            )
 
 
 def window_base(file: GgufFile) -> float:

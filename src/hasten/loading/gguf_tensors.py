@@ -15,12 +15,14 @@ import struct
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from hasten.errors import ModelError, StorageError
+from hasten.loading.gguf_experts import Place, as_stored, place_of
 from hasten.loading.gguf_file import GgufFile
 from hasten.loading.gguf_names import Form, checkpoint_name
 
@@ -50,11 +52,13 @@ class Stored:
     """Of the queries or keys whose rows lie in pairs; 0: rows are in order."""
     less: float = 0.0
     """Taken off every value."""
+    first: int = 0
+    """Its first row in the file's tensor, which holds several."""
 
     @property
     def bytes(self) -> int:
         """That it takes in the folder."""
-        return int(np.prod(self.shape)) * _BYTES[self.kept]
+        return prod(self.shape) * _BYTES[self.kept]
 
 
 def plan(file: GgufFile, form: Form, config: Any) -> list[Stored]:
@@ -75,6 +79,11 @@ def plan(file: GgufFile, form: Form, config: Any) -> list[Stored]:
     for tensor in file.tensors.values():
         if tensor.name in form.ignored:
             continue
+        shape = tuple(int(size) for size in reversed(tensor.shape))
+        place = place_of(tensor.name) if form.experts is not None else None
+        if place is not None:
+            found += _of_experts(file, tensor, shape, place, form, _kept(tensor, half, 0.0))
+            continue
         name = checkpoint_name(tensor.name, form)
         if name is None:
             raise ModelError(
@@ -85,17 +94,47 @@ def plan(file: GgufFile, form: Form, config: Any) -> list[Stored]:
             )
         less = 1.0 if form.plus_one and name.endswith("norm.weight") else 0.0
         paired = heads.get(name.split(".")[-2], 0) if form.permuted else 0
-        shape = tuple(int(size) for size in reversed(tensor.shape))
+        if tensor.name.split(".")[-2] in form.single_rows and len(shape) == 1:
+            shape = (1, *shape)
         found.append(Stored(name, tensor, shape, _kept(tensor, half, less), paired, less))
-    _require_whole(file, {each.name: each.shape for each in found}, config)
+    by_name = {each.name: each for each in found}
+    if twice := [each for each in found if by_name[each.name] is not each]:
+        raise ModelError(
+            str(file.path),
+            f"tensors '{twice[0].origin.name}' and '{by_name[twice[0].name].origin.name}'",
+            f"Both are '{twice[0].name}', and a model has one of it.",
+            "Download it again, or use the model's Hugging Face folder.",
+        )
+    _require_whole(file, form, {name: each.shape for name, each in by_name.items()}, config)
     return found
+
+
+def _of_experts(
+    file: GgufFile, tensor: ReaderTensor, shape: tuple[int, ...], place: Place, form: Form, kept: Kept
+) -> list[Stored]:
+    """A matrix for each expert: rows of all of them lie one after another, so each is a part of the file's tensor."""
+    assert form.experts is not None, "asked of forms with experts"
+    if len(shape) != (3 if place.number is None else 2):
+        raise ModelError(
+            str(file.path),
+            f"tensor '{tensor.name}' of shape {shape}",
+            "Experts are one tensor of three dimensions, or each one of two.",
+            "Download it again, or use the model's Hugging Face folder.",
+        )
+    if place.number is not None:
+        return [Stored(place.name(form.experts, place.number), tensor, shape, kept)]
+    count, rows, width = shape
+    return [
+        Stored(place.name(form.experts, number), tensor, (rows, width), kept, first=number * rows)
+        for number in range(count)
+    ]
 
 
 def main_type(stored: list[Stored]) -> str:
     """torch's name of the type that most values are kept in."""
     sizes = dict.fromkeys(_BYTES, 0)
     for each in stored:
-        sizes[each.kept] += int(np.prod(each.shape))
+        sizes[each.kept] += prod(each.shape)
     return TORCH[max(sizes, key=lambda kept: sizes[kept])]
 
 
@@ -152,7 +191,7 @@ def _in_order(stored: Stored) -> tuple[np.ndarray, list[slice] | list[np.ndarray
         if stored.heads:
             data = data.reshape(stored.heads, -1, 2).swapaxes(1, 2)
         return data.reshape(1, -1), [slice(0, 1)]
-    rows = data.reshape(-1, data.shape[-1])
+    rows = data.reshape(-1, data.shape[-1])[stored.first : stored.first + prod(stored.shape[:-1])]
     step = max(_VALUES // max(stored.shape[-1], 1), 1)
     starts = range(0, len(rows), step)
     if not stored.heads:
@@ -219,13 +258,15 @@ def _require_decodable(file: GgufFile) -> None:
             ) from cause
 
 
-def _require_whole(file: GgufFile, found: Mapping[str, tuple[int, ...]], config: Any) -> None:
+def _require_whole(file: GgufFile, form: Form, found: Mapping[str, tuple[int, ...]], config: Any) -> None:
     import torch
     from transformers import AutoModelForCausalLM
 
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
     wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    if form.experts is not None:
+        wanted = as_stored(wanted, form.experts)
     if config.tie_word_embeddings:
         wanted.pop("lm_head.weight", None)
     wrong = [name for name in wanted if found.get(name) != wanted[name]] + [
@@ -244,11 +285,13 @@ def _require_whole(file: GgufFile, found: Mapping[str, tuple[int, ...]], config:
 
 def _shards(stored: list[Stored]) -> Iterator[list[Stored]]:
     shard: list[Stored] = []
+    size = 0
     for each in stored:
-        if shard and sum(other.bytes for other in shard) + each.bytes > _SHARD:
+        if shard and size + each.bytes > _SHARD:
             yield shard
-            shard = []
+            shard, size = [], 0
         shard.append(each)
+        size += each.bytes
     yield shard
 
 

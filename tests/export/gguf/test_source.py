@@ -143,6 +143,13 @@ def test_gemmas_scale_of_attention(layers, width, scalar, taken):
         Source(Made(config, {}))
 
 
+def test_long_contexts_need_their_factors():
+    config = {"model_type": "phi3", "num_hidden_layers": 2, "num_attention_heads": 4, "hidden_size": 32}
+    config |= {"rope_parameters": {"rope_type": "longrope", "rope_theta": 1e4}}
+    with pytest.raises(ModelError, match=r"rope_parameters.long_factor: missing.*'longrope' need it.*Copy config.json"):
+        Source(Made(config, {}))
+
+
 def test_weights_without_a_place(tiny_model_folder):
     change(tiny_model_folder, lambda tensors: tensors.update({"model.odd.weight": torch.ones(2)}))
     with pytest.raises(ModelError, match=r"'model.odd.weight': no tensor of GGUF's llama.*of that family"):

@@ -148,6 +148,8 @@ def _say_sizes(draft: GGUFWriter, source: Source) -> None:
         draft.add_expert_used_count(int(config["num_experts_per_tok"]))
         if config.get("moe_intermediate_size"):
             draft.add_expert_feed_forward_length(int(config["moe_intermediate_size"]))
+        if config.get("shared_expert_intermediate_size"):
+            draft.add_expert_shared_feed_forward_length(int(config["shared_expert_intermediate_size"]))
 
 
 def _say_positions(draft: GGUFWriter, rope: Rope, source: Source) -> None:

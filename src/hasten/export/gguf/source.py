@@ -24,6 +24,8 @@ from hasten.families.base import Family, Gguf, all_families, family_of
 
 _LEFT_OUT = (".attention.masked_bias", ".attention.bias", ".rotary_emb.inv_freq")
 _EXPERT = re.compile(r"(\.experts)\.(\d+)(\.)")
+_SINGLE_ROW = ".ffn_gate_inp_shexp.weight"
+"""A matrix of one row in the checkpoint, a vector in the file."""
 _LAYER = re.compile(r"^blk\.(\d+)\.")
 _GEMMA_27B_LAYERS = 62
 """By their number llama.cpp knows the one whose attention is not scaled by the width of its heads."""
@@ -75,6 +77,8 @@ class Source:
         self.experts = int(config.get("num_local_experts") or config.get("num_experts") or 0)
         self.rope = rope_of(config)
         _require_positions(self.rope.kind, self.form)
+        if self.rope.kind == "longrope":
+            self.rope.need("long_factor")  # a file without factors would be one without scaling
         _require_attention_scale(config, self)
         self.rotated = int(float(self.rope.settings.get("partial_rotary_factor") or 1.0) * self.head_width)
 
@@ -111,7 +115,7 @@ class Source:
             elif own in found:
                 raise _misfit(name, f"a second '{own}'", "Remove one of the two from the checkpoint.")
             else:
-                found[own] = Entry(name, Tensor(own, shape))
+                found[own] = Entry(name, Tensor(own, shape[1:] if own.endswith(_SINGLE_ROW) else shape))
         self._require_all(set(found))
         return tuple(self._in_order(entry) for entry in found.values())
 
