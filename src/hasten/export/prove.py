@@ -27,7 +27,7 @@ from hasten.export.hf.merged import MergedWeights
 from hasten.export.hf.settings import chosen_dtype
 from hasten.export.hf.write import load_tokenizer
 from hasten.export.ollama.write import check_modelfile
-from hasten.export.verify import logits, text
+from hasten.export.verify import llama_cpp, logits, text
 from hasten.export.verify.checks import Check
 from hasten.export.verify.weights import BOUNDS, compare_weights
 from hasten.export.weights import PlainFolder
@@ -96,13 +96,13 @@ class Proof:
     def folder(self, folder: Path, dtype: str) -> list[Check]:
         """A model folder of 16-bit or 32-bit weights."""
         kind = _OF_DTYPE[dtype]
-        return self._both("hf", PlainFolder(folder), lambda name: kind, exact=True)
+        return self._both("hf", PlainFolder(folder), lambda name: kind, exact=True)[0]
 
     def fp8(self, folder: Path) -> list[Check]:
         """A model folder in 8-bit floats, read as the values that they stand for."""
         found, eight = DequantizedFolder(folder), Fp8Format(self.meant).linear
         rest = _OF_DTYPE[chosen_dtype(self.opened.weights.config, None)]
-        return self._both("fp8", found, lambda name: "E4M3" if name in eight else rest, exact=True)
+        return self._both("fp8", found, lambda name: "E4M3" if name in eight else rest, exact=True)[0]
 
     def lora(self, folder: Path) -> list[Check]:
         """An adapter's folder, merged again."""
@@ -120,18 +120,33 @@ class Proof:
         return [check, text.compare_tokens("lora", own, other), text.compare_templates("lora", own, other)]
 
     def gguf(self, file: Path, kind: str, chosen: Mapping[str, Chosen]) -> list[Check]:
-        """A GGUF file, converted back by the loader."""
+        """A GGUF file: converted back by the loader, and run by llama.cpp where that is installed."""
+        target, kinds = f"gguf {kind}", {each.kind.name for each in chosen.values()}
+        checks, error = self._read_back(target, file, chosen, exact=kind in ("f16", "bf16", "f32"))
+        if any(check.state == "wrong" for check in checks):
+            return checks
+        if self.no_room is not None:
+            return [*checks, Check(target, llama_cpp.NAME, "skipped", self.no_room)]
+        # Of weights that were not read back, the worst that their types can do.
+        error = max(BOUNDS[name] for name in kinds) if error is None else error
+        most = llama_cpp.bound(error, kinds)
+        experts = bool(Source(self.meant).model.experts)
+        return [*checks, llama_cpp.compare(target, file, self.ids, self.predicted, most, experts=experts)]
+
+    def _read_back(
+        self, target: str, file: Path, chosen: Mapping[str, Chosen], *, exact: bool
+    ) -> tuple[list[Check], float | None]:
+        """A GGUF file as the loader reads it: checks, and its weights' error; None: it was not read."""
         if Source(self.meant).model.experts:
-            return [Check(f"gguf {kind}", "read back", "skipped", "files with experts are written, but not read here")]
-        target, entries = f"gguf {kind}", {entry.name: entry.tensor.name for entry in Source(self.meant).entries}
-        plain = kind in ("f16", "bf16", "f32")
-        need = sum(torch.Size(shape).numel() for shape in self.meant.shapes.values()) * (2 if plain else 4)
+            return [Check(target, "read back", "skipped", "files with experts are written, but not read here")], None
+        entries = {entry.name: entry.tensor.name for entry in Source(self.meant).entries}
+        need = sum(torch.Size(shape).numel() for shape in self.meant.shapes.values()) * (2 if exact else 4)
         free = shutil.disk_usage(self.scratch).free
         if need > free:
             said = f"{need / 1e9:.1f} GB are needed to convert it back, {free / 1e9:.1f} are free"
-            return [Check(target, "read back", "skipped", said)]
+            return [Check(target, "read back", "skipped", said)], None
         with self._converted(file) as folder:
-            return self._both(target, folder, lambda name: chosen[entries[name]].kind.name, exact=plain)
+            return self._both(target, folder, lambda name: chosen[entries[name]].kind.name, exact=exact)
 
     def modelfile(self, path: Path, source: str) -> list[Check]:
         """A Modelfile and the GGUF file that it names: stops, and its template on conversations."""
@@ -154,7 +169,10 @@ class Proof:
         with TemporaryDirectory(dir=self.scratch) as cache:
             yield PlainFolder(model_folder(file, Path(cache)))
 
-    def _both(self, target: str, found: PlainFolder | DequantizedFolder, kind_of: Any, *, exact: bool) -> list[Check]:
+    def _both(
+        self, target: str, found: PlainFolder | DequantizedFolder, kind_of: Any, *, exact: bool
+    ) -> tuple[list[Check], float]:
+        """Weights, texts and predictions: checks, and the weights' error."""
         own, error = compare_weights(target, self.meant, found, kind_of, exact=exact)
         checks = [own]
         tokenizer = self.meant.tokenizer
@@ -162,13 +180,13 @@ class Proof:
             other = load_tokenizer(found.folder)
             checks += [text.compare_tokens(target, tokenizer, other), text.compare_templates(target, tokenizer, other)]
         if own.state == "wrong":
-            return checks
+            return checks, error
         if self.no_room is not None:
-            return [*checks, Check(target, "logits", "skipped", self.no_room)]
+            return [*checks, Check(target, "logits", "skipped", self.no_room)], error
         meant = self.predicted  # before the other model is made: one of them in memory
         model = logits.model_in(found.folder) if isinstance(found, PlainFolder) else logits.model_of(found)
         predicted = logits.predictions(model, self.ids)
-        return [*checks, logits.compare_logits(target, meant, predicted, logits.bound(error), "as merged")]
+        return [*checks, logits.compare_logits(target, meant, predicted, logits.bound(error), "as merged")], error
 
 
 def adds_bos(file: Path) -> bool | None:
