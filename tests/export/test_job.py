@@ -136,10 +136,10 @@ def test_what_is_wrong_gets_no_name(adapted, tmp_path, monkeypatch):
     """A file whose values are not those that were meant: here the reader sees others."""
     real = prove.compare_weights
 
-    def compare(target, meant, found, kind_of, exact):
+    def compare(target, meant, found, kind_of, **more):
         shapes, config, read = found.shapes, found.config, found.read
         other = type("Other", (), {"shapes": shapes, "config": config, "read": lambda self, name: read(name).flip(0)})
-        return real(target, meant, other(), kind_of, exact=exact)
+        return real(target, meant, other(), kind_of, **more)
 
     monkeypatch.setattr(prove, "compare_weights", compare)
     with pytest.raises(ModelError, match="export to hf: weights: .* is off by .*refused-hf"):

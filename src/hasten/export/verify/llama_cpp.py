@@ -10,9 +10,10 @@ were put together is never larger than before (the log sum inequality). So the b
 where llama.cpp names the whole vocabulary, it is that divergence.
 
 llama.cpp rounds more than the file does: it also brings what each matrix is multiplied with into the matrix' own kind,
-16 bits or blocks of 8. `ARITHMETIC` is that error, relative to the norm: of 16 bits, half a step of each value; of
-blocks of n values, an even spread over steps of 1/127 of the largest, in the worst block, which has one value of that
-size: sqrt(n / 12) / 127. Errors of weights and of what they are multiplied with are independent, so their squares add.
+16 bits or blocks of 8. `ARITHMETIC` is that error, relative to the norm, spread evenly over a step: of 16 bits, half a
+step over sqrt(3); of blocks of n values, whose steps are 1/127 of the largest, sqrt(n / 12) / 127 in the worst block,
+which has one value of that size. Errors of weights and of what they are multiplied with are independent: their squares
+add.
 
 The mean of the places is compared; of models with experts, their median. Where a router is nearly undecided the least
 rounding sends a token to another expert, and there predictions are another model's, by no square of any error. A file
@@ -39,6 +40,7 @@ import torch
 
 from hasten.export.verify import logits
 from hasten.export.verify.checks import Check
+from hasten.export.verify.weights import BOUNDS
 
 PACKAGE = "xllamacpp"
 NAME = "logits (llama.cpp)"
@@ -49,7 +51,7 @@ _SMALL = 2**24
 """Bytes of a file whose matrices are done before a second thread is awake."""
 _EIGHT, _SUPER = sqrt(32 / 12) / 127, sqrt(256 / 12) / 127
 ARITHMETIC: dict[str, float] = {
-    "F32": 0.0, "F16": 2.0**-11, "BF16": 2.0**-9,
+    "F32": 0.0, "F16": BOUNDS["F16"] / sqrt(3), "BF16": BOUNDS["BF16"] / sqrt(3),
     **dict.fromkeys(("Q8_0", "Q5_0", "Q5_1", "Q4_0", "Q4_1", "IQ4_NL"), _EIGHT),
     **dict.fromkeys(("Q6_K", "Q5_K", "Q4_K", "Q3_K", "Q2_K", "IQ4_XS"), _SUPER),
 }  # fmt: skip
