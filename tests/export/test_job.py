@@ -54,7 +54,7 @@ def test_an_adapter_to_everything(adapted, tmp_path):
     assert {found.pop((f"gguf {kind}", llama_cpp.NAME)) for kind in ("f16", "q8_0")} == {BY_LLAMA_CPP}
     assert found.pop(("fp8", "weights")) == found.pop(("fp8", "logits (as merged)")) == "within"
     assert all(found.pop(("lora", what)) == "equal" for what in ("weights", "tokens", "template"))
-    assert found.pop(("gguf-lora", "weights")) == "skipped"
+    assert found.pop(("gguf-lora", "weights")) == "equal"
     assert found.pop(("fp8", "tokens")) == found.pop(("fp8", "template")) == "equal" and not found
     out = tmp_path / "out"
     assert sorted(path.name for path in out.iterdir()) == [RECORD, "fp8", "gguf", "gguf-lora", "hf", "lora"]

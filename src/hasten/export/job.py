@@ -200,10 +200,8 @@ class _Job:
             write_gguf_adapter(self.opened.adapter, self.opened.base, file)
             place = self.output / "gguf-lora" / file.name
             self.done.commands.append(shlex.join(["llama-cli", "-m", "BASE.gguf", "--lora", str(place)]))
-            checks = [
-                Check("gguf-lora", "weights", "skipped", "its head was read back; nothing here reads its matrices")
-            ]
-            self._finish("gguf-lora", checks if self.request.verify else [], bytes=file.stat().st_size)
+            checks = self.proof.gguf_lora(file) if self.request.verify else []
+            self._finish("gguf-lora", checks, bytes=file.stat().st_size)
 
     def _gguf(self, model: Dressed) -> None:
         source = Source(model)

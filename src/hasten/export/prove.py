@@ -29,6 +29,7 @@ from hasten.export.hf.write import load_tokenizer
 from hasten.export.ollama.write import check_modelfile
 from hasten.export.verify import llama_cpp, logits, text
 from hasten.export.verify.checks import Check
+from hasten.export.verify.gguf_lora import compare_adapter
 from hasten.export.verify.weights import BOUNDS, compare_weights
 from hasten.export.weights import PlainFolder
 from hasten.loading.beginning import FILE
@@ -118,6 +119,11 @@ class Proof:
             return [check]
         other, own = load_tokenizer(folder), self.meant.tokenizer
         return [check, text.compare_tokens("lora", own, other), text.compare_templates("lora", own, other)]
+
+    def gguf_lora(self, file: Path) -> list[Check]:
+        """An adapter's GGUF file, by PEFT's names."""
+        assert self.opened.adapter is not None, "it was made of one"
+        return [compare_adapter(file, self.opened.adapter, self.opened.base.config)]
 
     def gguf(self, file: Path, kind: str, chosen: Mapping[str, Chosen]) -> list[Check]:
         """A GGUF file: converted back by the loader, and run by llama.cpp where that is installed."""
