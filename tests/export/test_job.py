@@ -15,11 +15,15 @@ from hasten.export.gguf.encoders import has_ggml
 from hasten.export.hf.base import open_model
 from hasten.export.job import RECORD, Request, export
 from hasten.export.targets import parse
+from hasten.export.verify import llama_cpp
 from hasten.export.verify.checks import Check, lines
 from hasten.loading.model import LoadOptions, load
 from support import tiny
+from support.gguf_judges import family_folder
 
 IDS = torch.randint(3, 120, (1, 12), generator=torch.Generator().manual_seed(0))
+
+BY_LLAMA_CPP = "skipped" if llama_cpp.version() is None else "within"
 
 
 @pytest.fixture
@@ -47,9 +51,10 @@ def test_an_adapter_to_everything(adapted, tmp_path):
         assert found.pop((target, "weights")) == weights, lines(done.checks)
         assert found.pop((target, "tokens")) == found.pop((target, "template")) == "equal"
         assert found.pop((target, "logits (as merged)")) == "within"
+    assert {found.pop((f"gguf {kind}", llama_cpp.NAME)) for kind in ("f16", "q8_0")} == {BY_LLAMA_CPP}
     assert found.pop(("fp8", "weights")) == found.pop(("fp8", "logits (as merged)")) == "within"
     assert all(found.pop(("lora", what)) == "equal" for what in ("weights", "tokens", "template"))
-    assert found.pop(("gguf-lora", "weights")) == "skipped"
+    assert found.pop(("gguf-lora", "weights")) == "equal"
     assert found.pop(("fp8", "tokens")) == found.pop(("fp8", "template")) == "equal" and not found
     out = tmp_path / "out"
     assert sorted(path.name for path in out.iterdir()) == [RECORD, "fp8", "gguf", "gguf-lora", "hf", "lora"]
@@ -131,10 +136,10 @@ def test_what_is_wrong_gets_no_name(adapted, tmp_path, monkeypatch):
     """A file whose values are not those that were meant: here the reader sees others."""
     real = prove.compare_weights
 
-    def compare(target, meant, found, kind_of, exact):
+    def compare(target, meant, found, kind_of, **more):
         shapes, config, read = found.shapes, found.config, found.read
         other = type("Other", (), {"shapes": shapes, "config": config, "read": lambda self, name: read(name).flip(0)})
-        return real(target, meant, other(), kind_of, exact=exact)
+        return real(target, meant, other(), kind_of, **more)
 
     monkeypatch.setattr(prove, "compare_weights", compare)
     with pytest.raises(ModelError, match="export to hf: weights: .* is off by .*refused-hf"):
@@ -159,6 +164,14 @@ def test_a_whole_model(tiny_model_folder, tmp_path):
     assert not any(check.state == "wrong" or check.target == "merge" for check in done.checks)
     with pytest.raises(ConfigError, match="'lora' of a whole model.*Use hf or gguf"):
         export(open_model(str(tiny_model_folder)), request(tmp_path, "lora"))
+
+
+@pytest.mark.parametrize("model_type", ["mixtral", "qwen3_moe"])
+def test_experts_are_proven_by_llama_cpp(model_type, tmp_path):
+    folder = family_folder(tmp_path / "model", model_type)
+    done = export(open_model(str(folder)), request(tmp_path, "gguf:bf16"))
+    by = next(check for check in done.checks if check.what == llama_cpp.NAME)
+    assert by.state == BY_LLAMA_CPP and ("the median of" in by.said or by.state == "skipped")
 
 
 def test_an_unknown_family_says_what_works(tmp_path):
@@ -195,7 +208,8 @@ def test_dynamic_and_an_importance_matrix(tmp_path):
     done = export(open_model(str(tmp_path / "base")), asked)
     files = done.targets["gguf"]["files"]
     assert files["dynamic"]["bytes"] <= files["q4_k_m"]["bytes"] * 1.01
-    assert all(check.state in ("equal", "within") for check in done.checks)
+    assert all(check.state in ("equal", "within") for check in done.checks if check.what != llama_cpp.NAME)
+    assert {check.state for check in done.checks if check.what == llama_cpp.NAME} == {BY_LLAMA_CPP}
     measured = export(
         open_model(str(tmp_path / "base")), replace(asked, wanted=parse(["gguf:q4_k_m"]), importance=True)
     )

@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -34,6 +33,7 @@ from hasten.export.hf.adapter import write_adapter
 from hasten.export.hf.base import Opened
 from hasten.export.hf.fp8 import write_fp8
 from hasten.export.hf.write import write_model
+from hasten.export.leftovers import draft, owned, remove_left
 from hasten.export.ollama.create import create
 from hasten.export.ollama.write import FILE as MODELFILE
 from hasten.export.ollama.write import write_modelfile
@@ -49,7 +49,7 @@ TOKENS = 16384
 """That an importance matrix is measured on, or types are chosen by."""
 Tell = Callable[[str], None]
 Progress = Callable[[str, int, int], None]
-_DRAFT, _REFUSED = ".unverified-", "refused-"
+_REFUSED = "refused-"
 _NAME = re.compile(r"\w[\w.+ -]{0,149}")
 
 
@@ -126,6 +126,7 @@ class _Job:
         self.name = plain_name(request.name) if request.name is not None else _name_of(opened)
         self.source = str(opened.adapter or opened.base.folder)
         self.drafts: dict[str, Path] = {}
+        self.token = secrets.token_hex(4)
 
     def run(self) -> Exported:
         require_writable(self.output)
@@ -133,9 +134,10 @@ class _Job:
         self._require_possible()
         made_here = not self.output.exists()
         make_folder(self.output)
+        self.done.notes += remove_left(self.output)
         try:
             with ExitStack() as stack:
-                scratch = Path(stack.enter_context(TemporaryDirectory(dir=self.output, prefix=".")))
+                scratch = stack.enter_context(owned(self.output, self.token))
                 with storing(self.output):
                     (scratch / self.name).mkdir()
                     model = dressed(self.opened, scratch / self.name)
@@ -200,10 +202,8 @@ class _Job:
             write_gguf_adapter(self.opened.adapter, self.opened.base, file)
             place = self.output / "gguf-lora" / file.name
             self.done.commands.append(shlex.join(["llama-cli", "-m", "BASE.gguf", "--lora", str(place)]))
-            checks = [
-                Check("gguf-lora", "weights", "skipped", "its head was read back; nothing here reads its matrices")
-            ]
-            self._finish("gguf-lora", checks if self.request.verify else [], bytes=file.stat().st_size)
+            checks = self.proof.gguf_lora(file) if self.request.verify else []
+            self._finish("gguf-lora", checks, bytes=file.stat().st_size)
 
     def _gguf(self, model: Dressed) -> None:
         source = Source(model)
@@ -337,8 +337,7 @@ class _Job:
         return lambda done, of: self.progress(what, done, of)
 
     def _draft(self, target: str) -> Path:
-        """A folder's name of its own, so that two exports at once do not meet."""
-        self.drafts[target] = self.output / f"{_DRAFT}{target}-{secrets.token_hex(4)}"
+        self.drafts[target] = draft(self.output, target, self.token)
         return self.drafts[target]
 
     def _finish(self, target: str, checks: list[Check], **facts: Any) -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from math import sqrt
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import torch
 
@@ -27,8 +27,9 @@ from hasten.export.hf.merged import MergedWeights
 from hasten.export.hf.settings import chosen_dtype
 from hasten.export.hf.write import load_tokenizer
 from hasten.export.ollama.write import check_modelfile
-from hasten.export.verify import logits, text
+from hasten.export.verify import llama_cpp, logits, text
 from hasten.export.verify.checks import Check
+from hasten.export.verify.gguf_lora import compare_adapter
 from hasten.export.verify.weights import BOUNDS, compare_weights
 from hasten.export.weights import PlainFolder
 from hasten.loading.beginning import FILE
@@ -90,19 +91,19 @@ class Proof:
         common = min(live.shape[-1], merged.shape[-1])
         live, merged = (each[:, :common].log_softmax(-1) for each in (live, merged))
         dtype = str(self.opened.base.config.get("dtype") or self.opened.base.config.get("torch_dtype") or "bfloat16")
-        rounding = BOUNDS[_OF_DTYPE.get(dtype, "BF16")]
+        rounding = BOUNDS[_OF_DTYPE.get(dtype, "BF16")] / sqrt(3)  # of errors that are spread evenly over half a step
         return [logits.compare_logits("merge", live, merged, logits.bound(rounding), "adapter on its base")]
 
     def folder(self, folder: Path, dtype: str) -> list[Check]:
         """A model folder of 16-bit or 32-bit weights."""
         kind = _OF_DTYPE[dtype]
-        return self._both("hf", PlainFolder(folder), lambda name: kind, exact=True)
+        return self._both("hf", PlainFolder(folder), lambda name: kind)[0]
 
     def fp8(self, folder: Path) -> list[Check]:
         """A model folder in 8-bit floats, read as the values that they stand for."""
         found, eight = DequantizedFolder(folder), Fp8Format(self.meant).linear
         rest = _OF_DTYPE[chosen_dtype(self.opened.weights.config, None)]
-        return self._both("fp8", found, lambda name: "E4M3" if name in eight else rest, exact=True)
+        return self._both("fp8", found, lambda name: "E4M3" if name in eight else rest)[0]
 
     def lora(self, folder: Path) -> list[Check]:
         """An adapter's folder, merged again."""
@@ -119,19 +120,43 @@ class Proof:
         other, own = load_tokenizer(folder), self.meant.tokenizer
         return [check, text.compare_tokens("lora", own, other), text.compare_templates("lora", own, other)]
 
+    def gguf_lora(self, file: Path) -> list[Check]:
+        """An adapter's GGUF file, by PEFT's names."""
+        assert self.opened.adapter is not None, "it was made of one"
+        return [compare_adapter(file, self.opened.adapter, self.opened.base.config)]
+
     def gguf(self, file: Path, kind: str, chosen: Mapping[str, Chosen]) -> list[Check]:
-        """A GGUF file, converted back by the loader."""
+        """A GGUF file: converted back by the loader, and run by llama.cpp where that is installed."""
+        target, kinds = f"gguf {kind}", {each.kind.name for each in chosen.values()}
+        checks, error = self._read_back(target, file, chosen, 2 if kind in ("f16", "bf16") else 4)
+        if any(check.state == "wrong" for check in checks):
+            return checks
+        if self.no_room is not None:
+            return [*checks, Check(target, llama_cpp.NAME, "skipped", self.no_room)]
+        # Of weights that were not read back, the worst that their types can do.
+        error = max(BOUNDS[name] for name in kinds) if error is None else error
+        most = llama_cpp.bound(error, kinds)
+        experts = bool(Source(self.meant).model.experts)
+        return [*checks, llama_cpp.compare(target, file, self.ids, self.predicted, most, experts=experts)]
+
+    def _read_back(
+        self, target: str, file: Path, chosen: Mapping[str, Chosen], value_bytes: int
+    ) -> tuple[list[Check], float | None]:
+        """A GGUF file as the loader reads it: checks, and its weights' error; None: it was not read."""
         if Source(self.meant).model.experts:
-            return [Check(f"gguf {kind}", "read back", "skipped", "files with experts are written, but not read here")]
-        target, entries = f"gguf {kind}", {entry.name: entry.tensor.name for entry in Source(self.meant).entries}
-        plain = kind in ("f16", "bf16", "f32")
-        need = sum(torch.Size(shape).numel() for shape in self.meant.shapes.values()) * (2 if plain else 4)
+            return [Check(target, "read back", "skipped", "files with experts are written, but not read here")], None
+        entries = {entry.name: entry.tensor.name for entry in Source(self.meant).entries}
+        need = sum(torch.Size(shape).numel() for shape in self.meant.shapes.values()) * value_bytes
         free = shutil.disk_usage(self.scratch).free
         if need > free:
             said = f"{need / 1e9:.1f} GB are needed to convert it back, {free / 1e9:.1f} are free"
-            return [Check(target, "read back", "skipped", said)]
+            return [Check(target, "read back", "skipped", said)], None
         with self._converted(file) as folder:
-            return self._both(target, folder, lambda name: chosen[entries[name]].kind.name, exact=plain)
+            return self._both(target, folder, lambda name: chosen[entries[name]].kind.name, self._added)
+
+    def _added(self, name: str) -> float:
+        """What GGUF adds to a weight's values."""
+        return 1.0 if Source(self.meant).form.plus_one and name.endswith("norm.weight") else 0.0
 
     def modelfile(self, path: Path, source: str) -> list[Check]:
         """A Modelfile and the GGUF file that it names: stops, and its template on conversations."""
@@ -154,21 +179,28 @@ class Proof:
         with TemporaryDirectory(dir=self.scratch) as cache:
             yield PlainFolder(model_folder(file, Path(cache)))
 
-    def _both(self, target: str, found: PlainFolder | DequantizedFolder, kind_of: Any, *, exact: bool) -> list[Check]:
-        own, error = compare_weights(target, self.meant, found, kind_of, exact=exact)
+    def _both(
+        self,
+        target: str,
+        found: PlainFolder | DequantizedFolder,
+        kind_of: Callable[[str], str],
+        added: Callable[[str], float] = lambda name: 0.0,
+    ) -> tuple[list[Check], float]:
+        """Weights, texts and predictions: checks, and the weights' error."""
+        own, error = compare_weights(target, self.meant, found, kind_of, exact=True, added=added)
         checks = [own]
         tokenizer = self.meant.tokenizer
         if tokenizer is not None:
             other = load_tokenizer(found.folder)
             checks += [text.compare_tokens(target, tokenizer, other), text.compare_templates(target, tokenizer, other)]
         if own.state == "wrong":
-            return checks
+            return checks, error
         if self.no_room is not None:
-            return [*checks, Check(target, "logits", "skipped", self.no_room)]
+            return [*checks, Check(target, "logits", "skipped", self.no_room)], error
         meant = self.predicted  # before the other model is made: one of them in memory
         model = logits.model_in(found.folder) if isinstance(found, PlainFolder) else logits.model_of(found)
         predicted = logits.predictions(model, self.ids)
-        return [*checks, logits.compare_logits(target, meant, predicted, logits.bound(error), "as merged")]
+        return [*checks, logits.compare_logits(target, meant, predicted, logits.bound(error), "as merged")], error
 
 
 def adds_bos(file: Path) -> bool | None:

@@ -1,14 +1,20 @@
 """Weights as they were meant against weights as they are read back.
 
-Errors are norms relative to the tensor's own. A type's bound is the worst that its rounding can do: values of a block
-are off by at most half a step, steps are the block's largest value over the levels on its side, and the worst block has
-one value of that size and the rest below half a step. 8-bit floats are off by half a step of their own size. A tensor
-of other rows, or of another order, is off by 1.4.
+Each value of a float type (F32, F16, BF16) is compared by itself: a norm hides what is wrong with small values beside
+large ones, and is no measure where all are small. Rounding to nearest moves v by at most max(u |v|, h), where u is half
+a step of 1 and h half a step of the least values (subnormals). Where a format keeps v + c (Gemma's norms) and its
+reader takes c off again, both in float32, the sum is off by at most u |v + c|, and the difference r by u |r|.
+
+Of blocks of few bits errors are norms, relative to the tensor's own. A type's bound is the worst that its rounding can
+do: values of a block are off by at most half a step, steps are the block's largest value over the levels on its side,
+and the worst block has one value of that size and the rest below half a step. 8-bit floats are off by half a step of
+their own size. A tensor of other rows, or of another order, is off by 1.4.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from math import sqrt
 
 import torch
@@ -17,7 +23,7 @@ from hasten.export.verify.checks import Check
 from hasten.export.weights import Weights
 
 BOUNDS: dict[str, float] = {
-    "F32": 2.0**-20, "F16": 2.0**-11, "BF16": 2.0**-9,
+    "F32": 2.0**-24, "F16": 2.0**-11, "BF16": 2.0**-8,
     # sqrt(values of a block) * half a step of its largest value, and a few percent where scales are rounded too
     "E4M3": 2.0**-4,
     "Q8_0": sqrt(32) / 254 * 1.05,
@@ -30,11 +36,21 @@ BOUNDS: dict[str, float] = {
 }  # fmt: skip
 """By the type's name in GGUF. Of two bits the worst is no bound at all: off by as much as there is."""
 
-_EXACT: dict[str, torch.dtype] = {"F16": torch.float16, "BF16": torch.bfloat16}
+_LEAST: dict[str, float] = {"F32": 2.0**-150, "F16": 2.0**-25, "BF16": 2.0**-134}
+"""Half a step of the least values; half a step of others is in `BOUNDS`, relative."""
+_DTYPES: dict[str, torch.dtype] = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+_VALUES = 2**22
+"""That are compared at once."""
 
 
 def compare_weights(
-    target: str, meant: Weights, found: Weights, kind_of: Callable[[str], str], *, exact: bool = False
+    target: str,
+    meant: Weights,
+    found: Weights,
+    kind_of: Callable[[str], str],
+    *,
+    exact: bool = False,
+    added: Callable[[str], float] = lambda name: 0.0,
 ) -> tuple[Check, float]:
     """Every weight of two models.
 
@@ -43,9 +59,9 @@ def compare_weights(
         meant: what was to be written.
         found: what is read back.
         kind_of: the type that a weight was written in, by its name in the checkpoint.
-        exact: weights of the 16-bit types must be exactly what rounding gives. Of float32, values that are added
-            and taken away again (Gemma's norms) are off by a rounding, so its bound stays; and so do those of types
-            with fewer bits, which a file may keep other weights in.
+        exact: values of float types must be what rounding to nearest gives, not only as near as that.
+        added: what the format adds to a weight's values and its reader takes off, by the name in the checkpoint; how
+            near these must be is above.
 
     Returns:
         The check, and the error of all weights together, relative.
@@ -64,16 +80,15 @@ def compare_weights(
         if tuple(value.shape) != tuple(other.shape):
             shapes = f"'{name}' has shape {tuple(other.shape)} instead of {tuple(value.shape)}"
             return Check(target, "weights", "wrong", shapes), 1.0
-        differ = int((_rounded(value, kind) != other.float()).sum()) if exact else 0
-        away = float((value.float() - other.float()).square().sum(dtype=torch.float64))
-        size = float(value.float().square().sum(dtype=torch.float64))
-        off, whole = off + away, whole + size
-        if exact and not differ:
-            continue
-        share = sqrt(away / size) if size else float("inf") if away else 0.0
-        if differ and kind in _EXACT:
-            counted = f"{differ} of {value.numel()} values are not what rounding to {kind} gives"
+        apart = _apart(value, other, kind, exact, added(name))
+        off, whole = off + apart.away, whole + apart.size
+        share = apart.share
+        if apart.differ:
+            counted = f"{apart.differ} of {value.numel()} values are not what rounding to {kind} gives"
             return Check(target, "weights", "wrong", f"'{name}' is off by {share:.2g} of its norm: {counted}"), share
+        if kind in _LEAST:
+            worst = max(worst, (apart.reach, name))
+            continue
         if not share <= BOUNDS[kind]:
             said = f"'{name}' is off by {share:.2g} of its norm; {kind} keeps it within {BOUNDS[kind]:.2g}"
             return Check(target, "weights", "wrong", said), share
@@ -86,8 +101,45 @@ def compare_weights(
     return Check(target, "weights", "within", said), error
 
 
-def _rounded(value: torch.Tensor, kind: str) -> torch.Tensor:
-    return value.to(_EXACT.get(kind, torch.float32)).float()
+@dataclass
+class _Apart:
+    """Two tensors."""
+
+    away: float = 0.0
+    """Squares of differences, summed."""
+    size: float = 0.0
+    """Squares of what was meant, summed."""
+    differ: int = 0
+    """Values of a float type that are further off than its rounding."""
+    reach: float = 0.0
+    """The largest part of its own bound that a value of a float type is off by."""
+
+    @property
+    def share(self) -> float:
+        """Of the norm."""
+        return sqrt(self.away / self.size) if self.size else float("inf") if self.away else 0.0
+
+
+def _apart(value: torch.Tensor, other: torch.Tensor, kind: str, exact: bool, added: float) -> _Apart:
+    result = _Apart()
+    for one, two in zip(value.reshape(-1).split(_VALUES), other.reshape(-1).split(_VALUES), strict=True):
+        meant, found = one.double(), two.double()
+        difference = (found - meant).abs()
+        result.away += float(difference.square().sum())
+        result.size += float(meant.square().sum())
+        if kind not in _LEAST:
+            continue
+        if exact and not added:
+            right = (one.to(_DTYPES[kind]).double() == found) & found.isfinite()
+        else:
+            bound = (BOUNDS[kind] * meant.abs()).clamp_(min=_LEAST[kind])
+            if added:
+                bound = BOUNDS[kind] * ((meant + added).abs() + found.abs())
+            right = difference <= bound
+            reached = torch.where(difference == 0, 0.0, difference / bound)
+            result.reach = max(result.reach, float(reached.max())) if len(reached) else result.reach
+        result.differ += int((~right).sum())
+    return result
 
 
 def _is_tied(weights: Weights, name: str) -> bool:
