@@ -166,10 +166,13 @@ def test_a_whole_model(tiny_model_folder, tmp_path):
         export(open_model(str(tiny_model_folder)), request(tmp_path, "lora"))
 
 
-@pytest.mark.parametrize("model_type", ["mixtral", "qwen3_moe"])
-def test_experts_are_proven_by_llama_cpp(model_type, tmp_path):
+@pytest.mark.parametrize("model_type", ["mixtral", "qwen2_moe", "qwen3_moe"])
+def test_experts_are_read_back_and_run_by_llama_cpp(model_type, tmp_path):
     folder = family_folder(tmp_path / "model", model_type)
-    done = export(open_model(str(folder)), request(tmp_path, "gguf:bf16"))
+    done = export(open_model(str(folder)), request(tmp_path, "gguf:bf16,q8_0"))
+    found = {(check.target, check.what): check.state for check in done.checks}
+    assert found["gguf bf16", "weights"] == "equal" and found["gguf bf16", "logits (as merged)"] == "within"
+    assert "wrong" not in found.values()
     by = next(check for check in done.checks if check.what == llama_cpp.NAME)
     assert by.state == BY_LLAMA_CPP and ("the median of" in by.said or by.state == "skipped")
 
