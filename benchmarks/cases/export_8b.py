@@ -79,6 +79,7 @@ def run(
     os.sched_setaffinity(0, cores[:threads])
     torch.set_num_threads(threads)
     shape = {"num_hidden_layers": layers, "vocab_size": vocabulary, "hidden_size": width, "intermediate_size": mlp}
+    shape["head_dim"] = width // CONFIG["num_attention_heads"]
     with TemporaryDirectory(prefix="hasten-export-") as temporary:
         place = Path(folder or temporary)
         _prepare(place, shape, "theirs" in wanted)
