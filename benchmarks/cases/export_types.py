@@ -150,10 +150,10 @@ def _spread(value: torch.Tensor, random: torch.Generator) -> int:
     blocks = value.view(-1, 32)
     moved = 0
     for part in blocks.split(2**17):
-        few = 1 + (part.sort(-1).values.diff(dim=-1) > 0).sum(-1, keepdim=True) <= 16
-        step = (part.amax(-1, keepdim=True) - part.amin(-1, keepdim=True)) / 15 * few
+        steps = (part.sort(-1).values.diff(dim=-1) > 0).sum(-1, keepdim=True)
+        step = (part.amax(-1, keepdim=True) - part.amin(-1, keepdim=True)) / 15 * (steps < 16)
         part += (torch.rand(part.shape, generator=random) - 0.5) * step
-        moved += 32 * int(few.sum())
+        moved += 32 * int((step > 0).sum())
     return moved
 
 

@@ -35,6 +35,7 @@ def test_types_of_a_tiny_model(case, rows, tiny_model_folder):
     assert types["f32"]["bits_per_weight"] == 32.0 and types["q4_0"]["bytes"] < types["q8_0"]["bytes"]
 
 
+@pytest.mark.slow
 def test_dynamic_has_its_own_importance(case, rows, tiny_model_folder):
     pytest.importorskip("libggml", reason="ggml's encoders (libggml-python) are not installed")
     found = case.run(str(tiny_model_folder), rows, "dynamic", tokens=256, size="q5_0", quantizer="none-of-that-name")
