@@ -26,7 +26,7 @@ JUDGES = {
     "vllm": "HASTEN_VLLM_PYTHON",
 }
 """Judge -> the text or the fixture by which a test asks for it."""
-_TESTS = Path(__file__).parents[1]
+_OWN, _TESTS = Path(__file__).parents[:2]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -35,6 +35,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
+        if _OWN in item.path.parents:  # their texts name judges, and ask none
+            continue
         item.user_properties += [("judge", judge) for judge in judges_of(item)]
 
 
