@@ -3,10 +3,9 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 # These tests compare float32 on the CPU; a GPU is hidden from them, so that they say the same on every machine.
 CPU := CUDA_VISIBLE_DEVICES=
-# Programs that `make judges` installed are found, and counted; those in REQUIRE must have been asked.
+# Programs that `make judges` installed are found; tests of those in REQUIRE fail where they would be skipped.
 REQUIRE ?=
-JUDGED := PATH="$(abspath $(BIN)):$$PATH" PYTHONPATH="tests$${PYTHONPATH:+:$$PYTHONPATH}"
-COUNT := -p support.judged --require-judges=$(REQUIRE)
+JUDGED := PATH="$(abspath $(BIN)):$$PATH"
 
 .PHONY: demo test test-slow test-gpu test-all judges lint clean
 
@@ -16,11 +15,11 @@ demo:            ## the main job: train the embedded model on real rows, save, r
 
 test:            ## the default test suite (CPU, a few minutes)
 	@tools/setup.sh $(VENV) dev
-	@$(CPU) $(JUDGED) $(BIN)/python -m pytest -m "not slow and not gpu" -n auto --maxprocesses 4 $(COUNT)
+	@$(CPU) $(JUDGED) $(BIN)/python -m pytest -m "not slow and not gpu" -n auto --maxprocesses 4 --require-judges="$(REQUIRE)"
 
 test-slow:       ## real models and whole commands
 	@tools/setup.sh $(VENV) dev
-	@$(CPU) $(JUDGED) $(BIN)/python -m pytest -m "slow and not gpu" -n auto --maxprocesses 2 $(COUNT)
+	@$(CPU) $(JUDGED) $(BIN)/python -m pytest -m "slow and not gpu" -n auto --maxprocesses 2 --require-judges="$(REQUIRE)"
 
 test-gpu:        ## what needs a CUDA device
 	@tools/setup.sh $(VENV) dev

@@ -20,7 +20,17 @@ if not torch.cuda.is_available():
     # Kernels run in Triton's interpreter, which is chosen when Triton is first imported: before any test's imports.
     os.environ["TRITON_INTERPRET"] = "1"
 
-from support import tiny  # noqa: E402
+from support import judges, tiny  # noqa: E402
+
+
+def pytest_addoption(parser):
+    """Which judges of exports must be there."""
+    parser.addoption("--require-judges", default="", help="judges whose tests fail without them, with commas between")
+
+
+def pytest_configure(config):
+    """Before any test asks for one."""
+    judges.require(config.getoption("--require-judges"))
 
 
 @pytest.fixture

@@ -28,7 +28,7 @@ from hasten.export.vllm import (
 )
 from hasten.export.weights import PlainFolder
 from hasten.files import write_json
-from support import tiny
+from support import judges, tiny
 
 PYTHON = "HASTEN_VLLM_PYTHON"
 """Names the Python of an environment that has vLLM, for the last test."""
@@ -192,7 +192,7 @@ if __name__ == "__main__":
 def test_vllm_says_what_the_live_model_says(demo_model_folder, tmp_path, kind):
     python = os.environ.get(PYTHON)
     if not python:
-        pytest.skip(f"vLLM needs an environment of its own: {PYTHON} names its Python")
+        judges.absent("vllm", f"vLLM needs an environment of its own: {PYTHON} names its Python")
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     model = AutoModelForCausalLM.from_pretrained(demo_model_folder, dtype=torch.float32)

@@ -17,7 +17,7 @@ from hasten.loading.gguf_experts import place_of
 from hasten.loading.gguf_file import open_gguf
 from hasten.loading.gguf_names import form_of
 from hasten.loading.model import LoadOptions, load
-from support import gguf_experts, tiny
+from support import gguf_experts, judges, tiny
 from support.gguf_judges import convert, family_folder, greedy, greedy_here, serving
 from support.gguf_models import BASE
 
@@ -181,7 +181,7 @@ def test_a_converted_base_is_trained_on(family, tmp_path):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_files_of_llama_cpps_converter(family, tmp_path):
     """The base has the weights that were converted, and predicts what llama.cpp does."""
-    pytest.importorskip("xllamacpp", reason="llama.cpp is a package of its own")
+    judges.package("xllamacpp")
     tokenizer = tiny.tokenizer()
     tokenizer.add_special_tokens({"additional_special_tokens": ["<|endoftext|>"]})  # Qwen's class would add it
     sizes = {**BASE, **gguf_experts.FAMILIES[family], "vocab_size": 131}

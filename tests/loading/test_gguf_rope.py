@@ -12,7 +12,7 @@ from hasten.loading.gguf_config import configuration
 from hasten.loading.gguf_file import open_gguf
 from hasten.loading.gguf_names import FORMS
 from hasten.loading.gguf_rope import llama3_factors
-from support import gguf_models
+from support import gguf_models, judges
 from support.gguf_judges import WIDE, family_folder, serving
 
 ROPE = {"rope_theta": 500000.0}
@@ -129,7 +129,7 @@ NEAR = {"rope_type": "default", "rope_theta": 1e4}
 @pytest.mark.parametrize("kind", SCALED)
 def test_gemmas_scaling_is_of_layers_that_see_everything(kind, tmp_path):
     """llama.cpp scales these layers alone, as what is read says: no other reading comes near its predictions."""
-    pytest.importorskip("xllamacpp", reason="llama.cpp is a package of its own")
+    judges.package("xllamacpp")
     from transformers import AutoModelForCausalLM
 
     rope = {"full_attention": SCALED[kind], "sliding_attention": NEAR}

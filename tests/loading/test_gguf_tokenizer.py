@@ -11,7 +11,7 @@ from hasten.loading import gguf
 from hasten.loading.gguf_cuts import CUTS
 from hasten.loading.gguf_file import open_gguf
 from hasten.loading.gguf_tokenizer import end_tokens, tokenizer_files
-from support import gguf_models, tiny
+from support import gguf_models, judges, tiny
 
 TEXTS = (
     "Hello world",
@@ -185,7 +185,7 @@ def test_transformers_takes_the_files_as_they_are(tmp_path):
     "pre", ["gpt-2", "smollm", "llama-bpe", "dbrx", "qwen2", "qwen35", "tekken", "gpt-4o", "default"]
 )
 def test_ids_are_llama_cpps(tmp_path, demo_tokenizer, pre):
-    judge = pytest.importorskip("xllamacpp", reason="llama.cpp's binding (xllamacpp) is not installed")
+    judge = judges.package("xllamacpp")
     changes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
     model = gguf_models.model("llama", vocab_size=len(demo_tokenizer), **changes)
     _, found = made(tmp_path, model, demo_tokenizer, pre=pre)

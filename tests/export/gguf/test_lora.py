@@ -13,7 +13,7 @@ from hasten.errors import CapabilityError, ModelError
 from hasten.export.gguf.lora import write_adapter
 from hasten.export.gguf.write import write_gguf
 from hasten.export.weights import PlainFolder
-from support import tiny
+from support import judges, tiny
 from support.gguf_judges import WIDE, family_folder, greedy, greedy_here, serving
 
 ALL = ["q_proj", "k_proj", "v_proj", "o_proj", "down_proj"]
@@ -139,7 +139,7 @@ def test_files_that_are_missing_or_broken(tiny_model_folder, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("case", ["alpha is not r", "rank-stabilised"])
 def test_llama_cpp_answers_as_peft(case, tmp_path):
-    pytest.importorskip("xllamacpp", reason="llama.cpp is a package of its own")
+    judges.package("xllamacpp")
     from transformers import AutoModelForCausalLM
 
     folder = family_folder(tmp_path / "model", "llama", **WIDE)

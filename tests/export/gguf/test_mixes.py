@@ -14,7 +14,7 @@ from hasten.errors import ConfigError
 from hasten.export.gguf.encoders import Type, encode
 from hasten.export.gguf.importance import Importance, write_importance
 from hasten.export.gguf.mixes import BASE, Chosen, choose, named
-from support import random_gguf
+from support import judges, random_gguf
 from support.random_gguf import Shape
 
 SHAPES = {
@@ -117,7 +117,7 @@ def test_names():
 def quantizer():
     path = shutil.which("llama-quantize")
     if path is None:
-        pytest.skip("llama.cpp's llama-quantize is not on the PATH")
+        judges.absent("llama-quantize", "llama.cpp's llama-quantize is not on the PATH")
     return path
 
 

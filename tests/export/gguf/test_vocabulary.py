@@ -13,7 +13,7 @@ from hasten.export.gguf.metadata import DIFFERENCES
 from hasten.export.gguf.vocabulary import read
 from hasten.export.gguf.write import write_gguf
 from hasten.export.weights import PlainFolder
-from support import tiny
+from support import judges, tiny
 from support.gguf_judges import convert, differences, family_folder
 
 PIECES = {"<unk>": 0, "<s>": 1, "</s>": 2, "<0x0A>": 3, "▁a": 4, "ab": 5, "▁ab": 6, "▁": 7, "a": 8, "b": 9}
@@ -107,7 +107,7 @@ def test_files_that_are_missing_or_damaged(tmp_path):
 @pytest.mark.parametrize("model_type", ["llama", "phi3", "gemma3_text"])
 def test_sentencepieces_own_file_as_llama_cpps_converter_has_it(model_type, tmp_path):
     """The converter reads tokenizer.model, this tokenizer.json: the same tokens and scores."""
-    sentencepiece = pytest.importorskip("sentencepiece", reason="what makes such tokenizers is a package of its own")
+    sentencepiece = judges.package("sentencepiece")
     text = tmp_path / "text.txt"
     text.write_text("\n".join(f"{tiny.__doc__} {number} {decoders.__doc__} {pytest.__doc__}" for number in range(400)))
     sentencepiece.SentencePieceTrainer.train(

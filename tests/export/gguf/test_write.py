@@ -18,7 +18,7 @@ from hasten.export.gguf.source import Source
 from hasten.export.gguf.write import Fallback, plan_gguf, write_gguf
 from hasten.export.weights import PlainFolder
 from hasten.families.base import all_families
-from support import tiny
+from support import judges, tiny
 from support.gguf_judges import WIDE, convert, differences, family_folder, greedy, greedy_here, serving
 
 MODEL_TYPES = [one for family in all_families() if family.gguf for one in family.model_types]
@@ -299,7 +299,7 @@ def test_the_embedded_model_as_llama_cpps_converter_has_it(demo_model_folder, tm
 @pytest.mark.slow
 @pytest.mark.parametrize("model_type", MODEL_TYPES)
 def test_llama_cpp_answers_as_transformers(model_type, tmp_path):
-    pytest.importorskip("xllamacpp", reason="llama.cpp is a package of its own")
+    judges.package("xllamacpp")
     pytest.importorskip("libggml", reason=NEEDS_GGML)
     from transformers import AutoModelForCausalLM
 
@@ -321,7 +321,7 @@ def test_llama_cpp_answers_as_transformers(model_type, tmp_path):
 
 @pytest.mark.slow
 def test_llama_cpp_reads_the_embedded_model_as_transformers(demo_model_folder, demo_tokenizer, tmp_path):
-    pytest.importorskip("xllamacpp", reason="llama.cpp is a package of its own")
+    judges.package("xllamacpp")
     from transformers import AutoModelForCausalLM
 
     written = write_gguf(PlainFolder(demo_model_folder), files(tmp_path, "f16", "q8_0", "q4_k_m"))

