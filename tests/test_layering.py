@@ -79,6 +79,8 @@ TESTED_BY = {
     "export/ollama/go_lexer.py": "export/ollama/test_go_template.py",
     "export/ollama/go_syntax.py": "export/ollama/test_go_template.py",
     "export/ollama/go_values.py": "export/ollama/test_go_template.py",
+    "export/ollama/proof.py": "export/ollama/test_translate.py",
+    "export/ollama/tool_proof.py": "export/ollama/test_tool_parts.py",
     "export/prove.py": "export/test_job.py",
     "export/verify/checks.py": "export/test_job.py",
     "kernels/choice.py": "kernels/test_rms_norm.py",

@@ -54,6 +54,7 @@ def test_a_model_of_ollama(tmp_path, monkeypatch):
     assert resolve("ollama:m", ollama=tmp_path) == Source("gguf", str(manifest))
     monkeypatch.setenv("OLLAMA_MODELS", str(tmp_path))
     assert resolve("ollama:m") == Source("gguf", str(manifest))
+    assert resolve(str(manifest)) == Source("gguf", str(manifest)), "as runs keep it"
     assert refusal("ollama:n").value.startswith("no such model in ")
 
 

@@ -10,7 +10,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from hasten.errors import ConfigError, DataError, HastenError, ModelError, StorageError
 from hasten.loading.model import LoadOptions
-from hasten.quant.checkpoint import FIGURES, PAGE, Request, quantize_checkpoint
+from hasten.loading.source import Source
+from hasten.quant.checkpoint import FIGURES, PAGE, Request, _called, quantize_checkpoint
 from hasten.quant.dynamic import QuantizeSettings
 from support import tiny
 
@@ -40,6 +41,25 @@ def test_a_folder_that_transformers_loads(tiny_model_folder, tmp_path):
     assert set(config["quantization_config"]["llm_int8_skip_modules"]) == better | {"lm_head"}
     assert config["dtype"] == "bfloat16" and told[0] == "reading rows" and told[-1] == f"saving to {output}"
     assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["quantized"], "nothing temporary is left"
+
+
+def test_a_name_that_was_typed_in_one_folder_is_found_from_another(tiny_model_folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tiny_model_folder.parent)
+    quantize_checkpoint(request(tiny_model_folder.name, tmp_path / "a"), LoadOptions())
+    assert json.loads((tmp_path / "a" / FIGURES).read_text("utf-8"))["model"] == str(tiny_model_folder)
+
+
+@pytest.mark.parametrize(
+    ("typed", "source", "called"),
+    [
+        ("org/name", Source("hub", "org/name"), "org/name"),
+        ("demo", Source("demo", "demo"), "demo"),
+        ("./x.gguf", Source("gguf", "/here/x.gguf"), "/here/x.gguf"),
+        ("ollama:tiny", Source("gguf", "/models/manifests/registry.ollama.ai/library/tiny/latest"), "ollama:tiny"),
+    ],
+)
+def test_originals_are_called_so_that_they_are_found(typed, source, called):
+    assert _called(typed, source) == called
 
 
 def test_what_was_written_measures_as_was_told(tiny_model_folder, tmp_path):

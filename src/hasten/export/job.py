@@ -283,7 +283,7 @@ class _Job:
             return
         created = create(self.wanted.ollama, folder, progress=self.progress)
         if created.command:
-            self.done.notes.append("no Ollama runs here: the command creates the model where one does")
+            self.done.notes.append(created.why)
             self.done.commands.append(created.command)
         else:
             self.done.notes.append(f"'{created.name}' was created in Ollama {created.version}")

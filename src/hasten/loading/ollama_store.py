@@ -111,6 +111,11 @@ def is_manifest(path: Path) -> bool:
         return False
 
 
+def name_of(manifest: Path) -> str:
+    """What a manifest's model is called, as hasten takes it: ``ollama:model:tag``."""
+    return PREFIX + _shown(manifest.parts[-4:])
+
+
 def read_manifest(path: Path) -> OllamaModel:
     """A model by its manifest, every layer that is used checked against its digest.
 

@@ -60,6 +60,8 @@ def resolve(
     if path.is_dir():
         return _inspect_folder(path.resolve(), allow_pickle=allow_pickle, allow_remote_code=allow_remote_code)
     if path.is_file():
+        if ollama_store.is_manifest(path.absolute()):  # as runs on a model of Ollama's keep it
+            return Source("gguf", str(path.absolute()))
         if path.suffix.lower() == ".gguf":
             return Source("gguf", str(path.resolve()))
         raise ModelError(name, "a file that is no GGUF", "A model is a folder or a .gguf file.", "Name its folder.")

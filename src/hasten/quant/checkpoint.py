@@ -13,6 +13,8 @@ from hasten.errors import ConfigError, ModelError
 from hasten.files import new_folder, require_writable, write_json, write_text
 from hasten.hardware.probe import free_bytes, probe
 from hasten.loading.model import LoadOptions, config_of, load, load_tokenizer
+from hasten.loading.ollama_store import PREFIX
+from hasten.loading.source import Source
 from hasten.plan import choose_streaming
 from hasten.quant.calibration import read_windows
 from hasten.quant.dynamic import Quantized, QuantizeSettings, quantize, storage_dtype
@@ -52,7 +54,8 @@ def quantize_checkpoint(
 ) -> Quantized:
     """Quantize a model and save it; the folder appears when it is complete.
 
-    Beside the model stand its figures (`quantization.json`) and a page to look at (`quantization.html`).
+    Beside the model stand its figures (`quantization.json`) and a page to look at (`quantization.html`). The figures
+    name the original as it is found from every folder: local ones by their whole path.
 
     Args:
         request: what, where to, within which budget.
@@ -87,11 +90,15 @@ def quantize_checkpoint(
     with new_folder(request.output) as folder:
         model.save_pretrained(folder)
         loaded.tokenizer.save_pretrained(folder)
-        write_json(
-            folder / FIGURES, {"model": request.model, "settings": asdict(request.settings), **figures.as_dict()}
-        )
+        original = {"model": _called(request.model, loaded.base), "revision": options.revision}
+        write_json(folder / FIGURES, {**original, "settings": asdict(request.settings), **figures.as_dict()})
         write_text(folder / PAGE, page(request.model, figures))
     return figures
+
+
+def _called(name: str, source: Source) -> str:
+    """What the original is called wherever one stands; an Ollama model by its name there, not its manifest's path."""
+    return name if name.startswith(PREFIX) else source.name
 
 
 def _device(

@@ -1,5 +1,6 @@
 """A name becomes weights: models, adapters with their bases, runs."""
 
+import hashlib
 import json
 import shutil
 
@@ -154,7 +155,9 @@ def test_the_original_that_our_own_folder_names(four_bit, tmp_path):
     assert isinstance(opened.base, PlainFolder) and opened.base.folder == four_bit.base
     assert "the 16-bit weights that" in opened.notes[0]
     shutil.rmtree(four_bit.base)
-    assert isinstance(open_model(four_bit.adapter, options=LoadOptions()).base, DequantizedFolder)
+    opened = open_model(four_bit.adapter, options=LoadOptions())
+    assert isinstance(opened.base, DequantizedFolder)
+    assert f"made from, '{four_bit.base}', is not at hand" in opened.notes[0]
 
 
 def test_an_original_is_looked_for_beside_the_quantized_folder_alone(four_bit, tmp_path, monkeypatch):
@@ -164,7 +167,10 @@ def test_an_original_is_looked_for_beside_the_quantized_folder_alone(four_bit, t
     monkeypatch.chdir(elsewhere)
     assert open_model(four_bit.adapter).base.folder == four_bit.base
     shutil.rmtree(four_bit.base)
-    assert isinstance(open_model(four_bit.adapter).base, DequantizedFolder)
+    opened = open_model(four_bit.adapter)
+    assert isinstance(opened.base, DequantizedFolder) and "made from, 'base', is not at hand" in opened.notes[0]
+    inside = tiny.save_model(tmp_path / "four" / "base", tiny.llama(tied=False))
+    assert open_model(four_bit.adapter).base.folder == inside
 
 
 def test_an_exported_adapter_of_a_quantized_base_knows_its_original(four_bit, tmp_path):
@@ -178,10 +184,49 @@ def test_an_exported_adapter_of_a_gguf_file_finds_it(adapted, tmp_path):
     (tmp_path / "g").mkdir()
     file = write_llama(tmp_path / "g" / "b.gguf", tiny.llama(), tiny.tokenizer())
     options = LoadOptions(cache=tmp_path / "cache")
-    write_adapter(open_model(case.adapter, base=str(file), options=options), tmp_path / "out")
+    written = write_adapter(open_model(case.adapter, base=str(file), options=options), tmp_path / "out")
     assert json.loads((tmp_path / "out" / "adapter_config.json").read_text())[NAMED] == "../g/b.gguf"
+    assert any("'../g/b.gguf' is a GGUF file" in note and "--to hf" in note for note in written.notes)
     moved = shutil.copytree(tmp_path, tmp_path.parent / f"{tmp_path.name}-moved")
     shutil.rmtree(tmp_path / "g")
     opened = open_model(moved / "out", options=options)
     assert opened.base_name == str((moved / "g" / "b.gguf").resolve())
     assert not any("is not that of the base" in note for note in opened.notes)
+
+
+@pytest.mark.parametrize(
+    ("place", "called"),
+    [
+        ("registry.ollama.ai/library/tiny/latest", "ollama:tiny:latest"),
+        ("registry.ollama.ai/me/tiny/1b", "ollama:me/tiny:1b"),
+        ("hf.co/org/tiny-GGUF/Q4_K_M", "ollama:hf.co/org/tiny-GGUF:Q4_K_M"),
+        ("hf.co/library/tiny/q8", "ollama:hf.co/library/tiny:q8"),
+    ],
+)
+def test_an_exported_adapter_of_an_ollama_model_says_its_name(place, called, adapted, tmp_path, monkeypatch):
+    case = adapted(tiny.llama(), target_modules=["q_proj"])
+    file = write_llama(tmp_path / "x.gguf", tiny.llama(), tiny.tokenizer())
+    manifest = ollama_model(tmp_path / "models", place, file)
+    config = json.loads((case.adapter / "adapter_config.json").read_text())
+    write_json(case.adapter / "adapter_config.json", {**config, NAMED: str(manifest)})  # as a run saves it
+    options = LoadOptions(cache=tmp_path / "cache")
+    written = write_adapter(open_model(case.adapter, options=options), tmp_path / "out")
+    for name in ("adapter_config.json", "base.json", "README.md"):
+        assert str(tmp_path) not in (tmp_path / "out" / name).read_text()
+    assert json.loads((tmp_path / "out" / "adapter_config.json").read_text())[NAMED] == called
+    assert any(f"'{called}' is a model of Ollama's" in note and "--base" in note for note in written.notes)
+    monkeypatch.setenv("OLLAMA_MODELS", str(tmp_path / "models"))
+    assert open_model(tmp_path / "out", options=options).base_name == str(manifest)
+
+
+def ollama_model(store, place, file):
+    """A model of a store that is made up: its manifest, and the file as a blob."""
+    content = file.read_bytes()
+    digest = hashlib.sha256(content).hexdigest()
+    (store / "blobs").mkdir(parents=True)
+    (store / "blobs" / f"sha256-{digest}").write_bytes(content)
+    layer = {"mediaType": "application/vnd.ollama.image.model", "digest": f"sha256:{digest}", "size": len(content)}
+    manifest = store / "manifests" / place
+    manifest.parent.mkdir(parents=True)
+    write_json(manifest, {"schemaVersion": 2, "config": layer, "layers": [layer]})
+    return manifest

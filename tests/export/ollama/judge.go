@@ -1,6 +1,7 @@
 // Renders templates with Go's own text/template, set up as Ollama's documentation describes its templates: a function
-// json, missing keys without an error, and the variables System, Messages and Response. Cases come as JSON on standard
-// input: a template with data, or a template with the messages of a conversation.
+// json, missing keys without an error, and the variables System, Messages, Tools, Response and those of thinking. Cases
+// come as JSON on standard input: a template with data, or with a conversation. Tools have the fields that Ollama's API
+// has, of an argument as well; others of a schema are lost.
 package main
 
 import (
@@ -11,16 +12,49 @@ import (
 	"text/template"
 )
 
+type call struct {
+	Function struct {
+		Name      string         `json:"name"`
+		Arguments map[string]any `json:"arguments"`
+	} `json:"function"`
+}
+
 type message struct {
-	Role     string `json:"role"`
-	Content  string `json:"content"`
-	Thinking string
+	Role      string `json:"role"`
+	Content   string `json:"content"`
+	Thinking  string `json:"reasoning_content"`
+	ToolCalls []call `json:"tool_calls"`
+}
+
+type property struct {
+	AnyOf       []property          `json:"anyOf,omitempty"`
+	Type        any                 `json:"type,omitempty"`
+	Items       any                 `json:"items,omitempty"`
+	Description string              `json:"description,omitempty"`
+	Enum        []any               `json:"enum,omitempty"`
+	Properties  map[string]property `json:"properties,omitempty"`
+	Required    []string            `json:"required,omitempty"`
+}
+
+type tool struct {
+	Type     string `json:"type"`
+	Function struct {
+		Name        string `json:"name"`
+		Description string `json:"description"`
+		Parameters  struct {
+			Type       string              `json:"type"`
+			Required   []string            `json:"required,omitempty"`
+			Properties map[string]property `json:"properties"`
+		} `json:"parameters"`
+	} `json:"function"`
 }
 
 type given struct {
 	Template string          `json:"template"`
 	Data     json.RawMessage `json:"data"`
 	Messages []message       `json:"messages"`
+	Tools    []tool          `json:"tools"`
+	Think    *bool           `json:"think"`
 }
 
 type made struct {
@@ -72,7 +106,10 @@ func render(one given) made {
 			}
 			messages = append(messages, &one.Messages[i])
 		}
-		data = map[string]any{"System": strings.Join(system, "\n\n"), "Messages": messages, "Response": ""}
+		data = map[string]any{
+			"System": strings.Join(system, "\n\n"), "Messages": messages, "Tools": one.Tools, "Response": "",
+			"IsThinkSet": one.Think != nil, "Think": one.Think != nil && *one.Think,
+		}
 	}
 	var text bytes.Buffer
 	if err := parsed.Execute(&text, data); err != nil {

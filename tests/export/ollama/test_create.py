@@ -45,7 +45,9 @@ def command(tmp_path, monkeypatch):
 
 
 def test_without_a_server_there_is_the_command_to_type(folder):
-    assert create("ada", folder, host=NOBODY) == Created("ada", f"ollama create ada -f '{folder}/Modelfile'")
+    why = f"no Ollama answers at http://{NOBODY} (OLLAMA_HOST names another place)"
+    command = f"ollama create ada -f '{folder}/Modelfile'"
+    assert create("ada", folder, host=NOBODY) == Created("ada", command, why=why)
 
 
 def test_an_old_server_gets_it_through_the_command(folder, old_server, command):
@@ -73,7 +75,8 @@ def test_an_adapter_goes_through_the_command_of_versions_that_take_one(folder, m
 
 def test_an_old_server_without_the_command(folder, old_server, monkeypatch):
     monkeypatch.setenv("PATH", "")
-    assert create("ada", folder, host=NOBODY).command.startswith("ollama create ada")
+    created = create("ada", folder, host=NOBODY)
+    assert created.command.startswith("ollama create ada") and "the command `ollama` alone" in created.why
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,9 @@ from hasten.data.named_templates import STOPS, named_template
 from hasten.data.templates import ChatEncoder
 from hasten.export.ollama.go_template import GoTemplate
 from hasten.export.ollama.prompt import ollama_prompt
-from hasten.export.ollama.translate import CONTENTS, conversations, translate
+from hasten.export.ollama.proof import CONTENTS, conversations
+from hasten.export.ollama.tool_proof import with_thinking, with_tools
+from hasten.export.ollama.translate import translate
 from support import gguf_files, judges, tiny
 
 SYSTEM, USER, ANSWER, AGAIN = (
@@ -90,6 +92,10 @@ def test_go_renders_translated_templates_as_ours_does(go_judge, demo_tokenizer):
         for _, talk in conversations():
             cases.append({"template": text, "messages": talk})
             ours.append(ollama_prompt(template, talk))
+        for probe in [*with_tools(CONTENTS), *with_thinking()] if "tools" in template.names() else []:
+            given = {"messages": probe.messages, "tools": probe.tools, "think": probe.think}
+            cases.append({"template": text, **given})
+            ours.append(ollama_prompt(template, probe.messages, probe.tools, probe.think))
     assert [(one["text"], one["error"]) for one in go_judge(cases)] == [(text, "") for text in ours]
 
 

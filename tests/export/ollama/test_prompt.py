@@ -68,11 +68,41 @@ def test_calls_and_tools():
         "{{ range .ToolCalls }}{{ .Function.Name }}({{ .Function.Arguments }}){{ end }}\n{{ end }}"
     )
     function = (
-        '{"name":"weather","description":"Weather","parameters":{"type":"object",'
-        '"properties":{"city":{"type":"string"}},"required":["city"]}}'
+        '{"name":"weather","description":"Weather","parameters":{"type":"object","required":["city"],'
+        '"properties":{"city":{"type":"string"}}}}'
     )
     expected = f'weather {function} city:string\nuser U1\nassistant weather({{"city":"Oslo"}})\ntool cold\n'
     assert prompt(template, talk, [tool]) == expected
+
+
+def test_tools_have_the_keys_that_ollama_knows_in_its_order():
+    held = {
+        "default": 1,
+        "title": "t",
+        "properties": {"x": {"type": "string", "format": "date"}},
+        "enum": [],
+        "type": "object",
+    }
+    either = {"anyOf": [{"type": "string", "minLength": 1}]}
+    shape = {"additionalProperties": False, "properties": {"b": held, "a": either}, "required": [], "type": "object"}
+    tool = {"function": {"strict": True, "parameters": shape, "name": "f"}, "type": "function"}
+    assert prompt("{{ range .Messages }}{{ end }}{{ json .Tools }}", TURNS, [tool]) == (
+        '[{"type":"function","function":{"name":"f","description":"","parameters":{"type":"object","properties":{'
+        '"a":{"anyOf":[{"type":"string"}]},"b":{"type":"object","properties":{"x":{"type":"string"}}}}}}}]'
+    )
+
+
+def test_arguments_are_sorted():
+    call = {"type": "function", "function": {"name": "f", "arguments": {"b": "<", "a": {"d": 1, "c": 2}}}}
+    talk = [TURNS[0], {"role": "assistant", "content": "", "tool_calls": [call]}]
+    template = "{{ range .Messages }}{{ range .ToolCalls }}{{ json .Function.Arguments }}{{ end }}{{ end }}"
+    assert prompt(template, talk) == '{"a":{"c":2,"d":1},"b":"\\u003c"}'
+
+
+def test_what_a_request_says_of_thinking():
+    template = "{{ range .Messages }}{{ end }}{{ .IsThinkSet }} {{ .Think }}"
+    made = [ollama_prompt(GoTemplate(template), TURNS, None, think) for think in (None, True, False)]
+    assert made == ["false false", "true true", "true false"]
 
 
 def test_messages_have_fixed_fields():

@@ -3,7 +3,6 @@
 import datetime
 
 import pytest
-from transformers import AddedToken
 
 from hasten.data.named_templates import STOPS, named_template
 from hasten.data.templates import ChatEncoder
@@ -11,19 +10,13 @@ from hasten.errors import CapabilityError, ModelError
 from hasten.export.ollama.compose import literal
 from hasten.export.ollama.go_template import GoTemplate
 from hasten.export.ollama.prompt import ollama_prompt
-from hasten.export.ollama.translate import conversations, prove, translate
+from hasten.export.ollama.proof import conversations
+from hasten.export.ollama.translate import prove, translate
 from support import tiny
+from support.encoders import encoder_of
 from support.template_texts import EXPECTED, SYSTEM, TURNS
 
 EVERY = len(list(conversations()))
-
-
-def encoder_of(template, bos="<B>", eos="<E>", **options):
-    tokenizer = tiny.tokenizer()
-    tokenizer.add_tokens([AddedToken(token, special=True) for token in (bos, eos)])
-    tokenizer.bos_token, tokenizer.eos_token = bos, eos
-    tokenizer.chat_template = template
-    return ChatEncoder(tokenizer, **options)
 
 
 def made_of(translated, *messages):
@@ -33,7 +26,7 @@ def made_of(translated, *messages):
 @pytest.mark.parametrize("name", STOPS)
 def test_named_templates_render_as_their_authors_do(name):
     made = translate(encoder_of(named_template(name)[0]), adds_bos=True)
-    assert made.proven == EVERY
+    assert made.proven >= EVERY  # and more with tools
     asked = EXPECTED[name].asked.removeprefix("<B>")
     assert made_of(made, TURNS[0]) == asked
     # What is written until the second answer begins, however the header of an answer is cut off from it.

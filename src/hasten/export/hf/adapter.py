@@ -22,6 +22,7 @@ from hasten.export.hf.tokenizer import copied, write_tokenizer
 from hasten.export.hf.write import CARD, Written, is_finite, require_replaceable, require_space, require_tokens
 from hasten.files import new_folder, require_writable, write_json, write_text
 from hasten.loading.beginning import FILE, read_beginning
+from hasten.loading.ollama_store import is_manifest, name_of
 from hasten.loading.plain_adapter import write_plain
 from hasten.loading.source import DEMO, read_json
 
@@ -29,6 +30,10 @@ _KNOWN = (CONFIG, WEIGHTS, FILE, BASE, CARD, ".jinja", "tokenizer.json", "tokeni
 _KNOWN += ("special_tokens_map.json", "added_tokens.json", "vocab.json", "vocab.txt", "merges.txt")
 _MARGIN = 1 << 20
 _NAME = "base_model_name_or_path"
+_UNLOADABLE = (
+    "which hasten finds, and PEFT and vLLM do not load: for these export the merged model (--to hf), or name the "
+    "safetensors that it was made from (--base)"
+)
 
 
 def write_adapter(opened: Opened, folder: Path) -> Written:
@@ -103,8 +108,19 @@ def _base_name(opened: Opened, folder: Path) -> tuple[str, list[str]]:
     name = opened.base_name
     if name == DEMO:
         return name, ["the base is hasten's embedded model: other programs are told where theirs is"]
-    if not Path(name).is_absolute():
+    path = Path(name)
+    if not path.is_absolute():
         return name, []
+    if is_manifest(path):
+        called = name_of(path)
+        return called, [f"the base '{called}' is a model of Ollama's, {_UNLOADABLE}"]
+    place, notes = _near(path, folder)
+    return place, [*notes, *([f"the base '{place}' is a GGUF file, {_UNLOADABLE}"] if path.is_file() else [])]
+
+
+def _near(path: Path, folder: Path) -> tuple[str, list[str]]:
+    """A local base as it is found from the adapter's folder, where both lie in a folder that can be moved."""
+    name = str(path)
     shared = Path(os.path.commonpath([Path(name).resolve(), folder.resolve()]))
     if shared == Path(shared.anchor) or shared == Path.home():
         place = Path(name).name

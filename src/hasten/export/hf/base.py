@@ -103,25 +103,37 @@ def _weights(place: Path, options: LoadOptions, *, explicit: bool = False) -> tu
     if not quantization:
         return PlainFolder(place), []
     method = quantization.get("quant_method") if isinstance(quantization, dict) else quantization
-    original = None if explicit else _original(place, options)
+    note = f"the weights of {place} are kept by {method}: they are exported as the values that they stand for"
+    named = None if explicit else _named_original(place)
+    if named is None:
+        return DequantizedFolder(place), [note]
+    original = _original(named, options)
     if original is not None:
         return original, [f"merged into {original.folder}, the 16-bit weights that {place} was made from"]
-    note = f"the weights of {place} are kept by {method}: they are exported as the values that they stand for"
-    return DequantizedFolder(place), [note]
+    return DequantizedFolder(place), [f"{note}; what it was made from, '{named}', is not at hand"]
 
 
-def _original(place: Path, options: LoadOptions) -> PlainFolder | None:
-    """What a folder of ours was quantized from, if it is still here."""
+def _named_original(place: Path) -> str | None:
+    """What a folder of ours was quantized from, as it is found from every folder.
+
+    Older files have a local name as it was typed: it is looked for in the folder and beside it. What the current folder
+    holds is no matter, since another model may be called the same there.
+    """
     if not (place / _FIGURES).is_file():
         return None
     named = str(read_json(place / _FIGURES).get("model"))
+    if named == DEMO or named.startswith(PREFIX) or Path(named).expanduser().is_absolute():
+        return named
+    near = next((folder / named for folder in (place.parent, place) if (folder / named).exists()), None)
+    return named if near is None else str(near)
+
+
+def _original(named: str, options: LoadOptions) -> PlainFolder | None:
+    """A model that is here, with its 16-bit weights."""
     if named != DEMO and not named.startswith(PREFIX) and not Path(named).expanduser().is_absolute():
-        named = str(place.parent / named)  # beside it; what the current folder holds is no matter
+        return None  # of the hub, or typed in a folder that is not known
     try:
-        source = find(named, options)
-        if source.kind == "hub":
-            return None
-        found = PlainFolder(_folder(source, options)[0])
+        found = PlainFolder(_folder(find(named, options), options)[0])
         return found if found.files else None
     except HastenError:  # moved, deleted, or an adapter; its quantized form is at hand
         return None

@@ -8,6 +8,7 @@ from typing import Any
 
 import hasten
 from hasten.export.hf.base import Opened
+from hasten.loading.ollama_store import is_manifest, name_of
 from hasten.loading.source import Source
 
 _DEMO = "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -33,7 +34,8 @@ def model_card(opened: Opened, kept: str, notes: list[str]) -> str:
     head = ["---", "library_name: transformers", "pipeline_tag: text-generation"]
     head += [f"base_model: {json.dumps(name)}"] if name else []
     head += ["tags:", "- hasten", "---"]
-    shown = name or Source("folder", opened.base_name).path.name
+    path = Source("folder", opened.base_name).path
+    shown = name or (name_of(path) if is_manifest(path) else path.name)
     what = f"Fine-tuned from {shown} with LoRA; the adapter is merged in." if opened.adapter else f"A copy of {shown}."
     facts = {"Base": shown + (f", revision {opened.revision}" if opened.revision else ""), "Weights": kept}
     facts |= _run_facts(opened) | {"Written by": f"hasten {hasten.__version__}"}

@@ -26,6 +26,7 @@ REMEDY = (
     "(data.template: chatml)."
 )
 Place = Literal["own", "first", "last", "none"]
+Tools = list[dict[str, Any]] | None
 _U, _A, _V, _S = "zqaskone", "zqanswer", "zqasktwo", "zqsystem"
 _BLANKS = "  \n"
 
@@ -88,7 +89,7 @@ class Prompts:
     """
 
     def __init__(self, encoder: ChatEncoder, adds_bos: bool) -> None:
-        self._renderer = encoder.renderer
+        self._renderer, self._tokenizer = encoder.renderer, encoder.tokenizer
         self._bos = encoder.tokenizer.bos_token if adds_bos else None
         self.folded = False
         try:
@@ -96,15 +97,48 @@ class Prompts:
         except RowProblem:
             self.folded = True
 
-    def __call__(self, messages: Sequence[Message], ask: bool = True) -> str:
+    def __call__(self, messages: Sequence[Message], ask: bool = True, tools: Tools = None) -> str:
         """The text.
+
+        Args:
+            messages: of the conversation.
+            ask: for an answer.
+            tools: schemas of functions.
+
+        Raises:
+            RowProblem: the template refuses the messages, or has no place for their calls or the tools.
+        """
+        if self.folded:
+            messages = system_folded(Conversation(list(messages))).messages
+        given, *as_text = self._renderer.supported(Conversation(list(messages), tools))
+        for what, missing in zip(("calls", "tools"), as_text, strict=True):
+            if missing:
+                raise RowProblem(f"the chat template has no place for {what}")
+        return self._begun(self._renderer.render(given.messages, given.tools, ask=ask))
+
+    def thinking(self, messages: Sequence[Message], think: bool) -> str:
+        """The text that asks for an answer with or without thinking, as `enable_thinking` says.
 
         Raises:
             RowProblem: the template refuses the messages.
         """
-        if self.folded:
-            messages = system_folded(Conversation(list(messages))).messages
-        text = self._renderer.render(messages, ask=ask)
+        from jinja2 import TemplateError
+
+        template = self._renderer.template()
+        try:
+            text = self._tokenizer.apply_chat_template(
+                list(messages),
+                chat_template=template,
+                tokenize=False,
+                add_generation_prompt=True,
+                enable_thinking=think,
+            )
+        except (TemplateError, TypeError, ValueError, KeyError, IndexError, AttributeError) as cause:
+            # Whatever a template's own code runs into on these messages is theirs, as in `Renderer`.
+            raise RowProblem(f"the chat template refuses enable_thinking={think} ({cause})") from cause
+        return self._begun(text)
+
+    def _begun(self, text: str) -> str:
         return text.removeprefix(self._bos) if self._bos else text
 
 

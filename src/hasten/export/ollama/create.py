@@ -32,11 +32,13 @@ class Created:
         name: of the model.
         command: that makes it, to be typed; empty where it has been made.
         version: of the server that made it; empty where it has not been made.
+        why: it has not been made; empty where it has.
     """
 
     name: str
     command: str = ""
     version: str = ""
+    why: str = ""
 
 
 def require_name(name: str) -> str:
@@ -78,12 +80,13 @@ def create(
     version = server.version()
     command = f"ollama create {shlex.quote(name)} -f {shlex.quote(str(path))}"
     if version is None:
-        return Created(name, command)
+        return Created(name, command, why=f"no Ollama answers at {server.address} (OLLAMA_HOST names another place)")
     if made.adapter is not None:
         require_adapters(version)
     if _numbers(version) < FILES_SINCE or made.adapter is not None:
         if shutil.which("ollama") is None:
-            return Created(name, command)
+            why = f"Ollama {version} at {server.address} makes it through the command `ollama` alone, which is not here"
+            return Created(name, command, why=why)
         _by_command(name, path, server.address)
     else:
         server.create(name, gguf, made, progress)

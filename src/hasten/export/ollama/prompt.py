@@ -18,10 +18,15 @@ from hasten.export.ollama.go_values import Shown, ShownList, Struct
 _BETWEEN = "\n\n"
 _RESPONSE = Chain(Dot(), ("Response",))
 _SETTINGS: dict[str, Any] = {"Think": False, "ThinkLevel": "", "IsThinkSet": False}
+PROPERTY = ("anyOf", "type", "items", "description", "enum", "properties", "required")
+"""The keys of an argument that Ollama knows; others of a schema do not reach its templates."""
 
 
 def ollama_prompt(
-    template: GoTemplate, messages: Sequence[dict[str, Any]], tools: Sequence[dict[str, Any]] | None = None
+    template: GoTemplate,
+    messages: Sequence[dict[str, Any]],
+    tools: Sequence[dict[str, Any]] | None = None,
+    think: bool | None = None,
 ) -> str:
     """The text that the model gets.
 
@@ -29,28 +34,30 @@ def ollama_prompt(
         template: of either kind.
         messages: with role and content, and tool_calls as transformers' templates take them.
         tools: JSON schemas of functions.
+        think: what the request says of thinking; None if it says nothing.
 
     Raises:
         ModelError: the template cannot be run on them.
     """
+    settings = {**_SETTINGS, "Think": bool(think), "IsThinkSet": think is not None}
     system, turns = _collated(messages)
     names = template.names()
     if "messages" in names:
-        given = {"System": system, "Messages": turns, "Tools": _tools(tools), "Response": "", **_SETTINGS}
+        given = {"System": system, "Messages": turns, "Tools": _tools(tools), "Response": "", **settings}
         return template.render(given)
     nodes = template.nodes
     if "response" not in names:
         nodes = (*nodes, Pipe(((_RESPONSE,),)))
-    return _by_exchanges(nodes, turns)
+    return _by_exchanges(nodes, turns, settings)
 
 
-def _by_exchanges(nodes: Sequence[Node], turns: Sequence[Struct]) -> str:
+def _by_exchanges(nodes: Sequence[Node], turns: Sequence[Struct], settings: dict[str, Any]) -> str:
     written: list[str] = []
     empty = {"System": "", "Prompt": "", "Response": ""}
     held = dict(empty)
 
     def write() -> None:
-        written.append(render(nodes, {**held, **_SETTINGS}))
+        written.append(render(nodes, {**held, **settings}))
         held.update(empty)
 
     for turn in turns:
@@ -68,7 +75,7 @@ def _by_exchanges(nodes: Sequence[Node], turns: Sequence[Struct]) -> str:
             case _:
                 pass
     cut = _Cut()
-    written.append(render(cut.nodes(nodes), {**held, **_SETTINGS}))
+    written.append(render(cut.nodes(nodes), {**held, **settings}))
     return "".join(written)
 
 
@@ -126,9 +133,16 @@ def _turn(message: dict[str, Any], content: str) -> Struct:
 
 def _call(call: dict[str, Any], place: int) -> Struct:
     function = call["function"]
-    fields = {"Index": place, "Name": function["name"], "Arguments": Shown(function["arguments"])}
+    fields = {"Index": place, "Name": function["name"], "Arguments": Shown(_sorted(function["arguments"]))}
     written = {"name": function["name"], "arguments": function["arguments"]}
     return Struct({"ID": call.get("id") or "", "Function": Struct(fields, written)}, {"function": written})
+
+
+def _sorted(value: Any) -> Any:
+    """A value with sorted keys, as Go writes its maps."""
+    if isinstance(value, dict):
+        return {key: _sorted(value[key]) for key in sorted(value)}
+    return [_sorted(item) for item in value] if isinstance(value, list) else value
 
 
 def _tools(tools: Sequence[dict[str, Any]] | None) -> ShownList:
@@ -136,16 +150,32 @@ def _tools(tools: Sequence[dict[str, Any]] | None) -> ShownList:
 
 
 def _tool(tool: dict[str, Any]) -> Struct:
+    """A tool as Ollama keeps it: with the keys that it knows, in its order; a description is there even if empty."""
     function = tool["function"]
     parameters = function.get("parameters") or {}
-    properties = {
-        name: Struct({"Type": held.get("type"), "Description": held.get("description", "")}, held)
-        for name, held in parameters.get("properties", {}).items()
-    }
+    held = parameters.get("properties") or {}
+    properties = {name: _property(held[name]) for name in sorted(held)}
     shape = {"Type": parameters.get("type", ""), "Required": parameters.get("required", []), "Properties": properties}
-    fields = {
-        "Name": function["name"],
-        "Description": function.get("description", ""),
-        "Parameters": Struct(shape, parameters),
-    }
-    return Struct({"Type": tool.get("type", "function"), "Function": Struct(fields, function)}, tool)
+    rest = {key: parameters[key] for key in ("$defs", "items", "required") if parameters.get(key)}
+    spelled = {name: item.written for name, item in properties.items()}
+    parameters = {"type": shape["Type"], **rest, "properties": spelled}
+    named = {"name": function["name"], "description": function.get("description", "")}
+    fields = {"Name": named["name"], "Description": named["description"], "Parameters": Struct(shape, parameters)}
+    inside = {**named, "parameters": parameters}
+    kind = tool.get("type", "function")
+    return Struct({"Type": kind, "Function": Struct(fields, inside)}, {"type": kind, "function": inside})
+
+
+def _property(schema: dict[str, Any]) -> Struct:
+    fields = {"Type": schema.get("type"), "Description": schema.get("description", "")}
+    return Struct(fields, _known(schema))
+
+
+def _known(schema: dict[str, Any]) -> dict[str, Any]:
+    """What Ollama keeps of an argument's schema."""
+    kept = {key: schema[key] for key in PROPERTY if schema.get(key)}
+    if "properties" in kept:
+        kept["properties"] = {name: _known(item) for name, item in kept["properties"].items()}
+    if "anyOf" in kept:
+        kept["anyOf"] = [_known(item) for item in kept["anyOf"]]
+    return kept

@@ -1,48 +1,34 @@
 """A chat template in Ollama's language, proven by rendering both on many conversations.
 
 Jinja is not read: the Go template is built of the texts that the chat template writes around contents
-(`hasten.export.ollama.chat_parts`). Whether that is all it does is then tried on conversations of every shape with
-contents that break templates. One difference, and there is no translation.
-
-One thing Go's language cannot do is to take blanks off the ends of a text, as the templates of Llama 3 and Gemma do.
-Such contents are proven to be equal but for these blanks, and a note says so.
+(`chat_parts`), tools (`tool_parts`) and thinking (`thought_parts`). Whether that is all it does is then tried
+(`proof`, `tool_proof`). Tools and thinking that are not proven are left out; all else has to be.
 """
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from hasten.data.conversation import Conversation, Message, RowProblem
 from hasten.data.templates import ChatEncoder
 from hasten.errors import CapabilityError
-from hasten.export.ollama.chat_parts import REMEDY, ChatParts, Prompts, Trim, chat_parts, talk, trims_of
+from hasten.export.ollama.chat_parts import REMEDY, ChatParts, Prompts, chat_parts, talk, trims_of
 from hasten.export.ollama.compose import written
 from hasten.export.ollama.go_template import GoTemplate
-from hasten.export.ollama.prompt import ollama_prompt
+from hasten.export.ollama.prompt import PROPERTY, ollama_prompt
+from hasten.export.ollama.proof import proven
+from hasten.export.ollama.thought_parts import ThoughtParts, thought_parts
+from hasten.export.ollama.tool_parts import ToolParts, Untranslated, tool_parts
+from hasten.export.ollama.tool_proof import proven_with_tools
 
-SHAPES = ("u", "su", "uau", "suau", "uauau", "suauau")
-"""The turns of proven conversations: system, user, assistant."""
-CONTENTS = {
-    "plain": "What is 2 + 2?",
-    "empty": "",
-    "blanks inside": "two  blanks,\ttab,\n\nlines\r\nand more",
-    "blanks around": "  \n text \n\n ",
-    "only blanks": " \n ",
-    "quotes": 'it\'s "quoted" """three times""" `so` \'\'too\'\'',
-    "braces": "{{ .System }} {{- end -}} }} {% if x %} {{ '{{' }} { {# #}",
-    "escapes": "a\\nb %s %d $x \\u00e9 &amp; <b>",
-    "scripts": "héllo Привет 日本語 العربية हिन्दी 🙂👩‍👩‍👧 ｜▁\u00a0\u200b\u3000x",
-    "code": "def f(x):\n    return {'a': [x, 1.5]}\n",
-    "markup": "### Instruction:\n# Title\n- item\n\nUSER: x\nASSISTANT: y [INST] z [/INST]",
-    "long": "word " * 2000 + "end",
-}
-"""Contents of proven conversations: in all turns, and in one of them beside plain ones."""
 _THOUGHT, _ANSWER = "zqthought", "zqanswer"
 _FUNCTION = {"name": "zqtool", "description": "a", "parameters": {"type": "object", "properties": {}}}
 _TOOLS = [{"type": "function", "function": _FUNCTION}]
-_MOST_SHOWN = 300
+_JSON = (
+    "Tools and the arguments of calls are written in Ollama's JSON: the same values, without blanks, with <, > and & "
+    f"escaped, keys in Ollama's order, and of a tool's arguments only what Ollama knows ({', '.join(PROPERTY)})."
+)
 
 
 @dataclass(frozen=True)
@@ -78,12 +64,53 @@ def translate(encoder: ChatEncoder, adds_bos: bool | None = None) -> Translated:
     try:
         prompts = _prompts(encoder, adds_bos)
         parts = chat_parts(prompts)
-        text = written(parts)
-        template = GoTemplate(text)
-        proven = _proven(prompts, template, parts.trims)
+        made = _proven(prompts, parts)
     except RowProblem as problem:
         raise _not_rendered(problem) from problem
-    return Translated(text, parts.default, tuple(_notes(encoder, prompts, template, parts)), proven)
+    return Translated(made.text, parts.default, tuple(_notes(encoder, prompts, parts, made)), made.count)
+
+
+@dataclass(frozen=True)
+class _Proven:
+    """A template, on how many conversations it is proven, its pieces around tools, and why it lacks some."""
+
+    text: str
+    count: int
+    tools: ToolParts | None = None
+    no_tools: str = ""
+    no_thinking: str = ""
+
+
+def _proven(prompts: Prompts, parts: ChatParts) -> _Proven:
+    """The template with as much of tools and thinking as is proven."""
+    no_tools, no_thinking, tools = "", "", None
+    try:
+        tools = tool_parts(prompts, parts)
+    except (Untranslated, RowProblem) as problem:
+        no_tools = str(problem)
+    thoughts = thought_parts(prompts, parts)
+    if thoughts is not None and tools is None and not thoughts.earlier:
+        thoughts, no_thinking = None, "it is written beside calls alone, which are not translated"
+    if thoughts is not None:
+        try:
+            return _Proven(*_counted(prompts, parts, tools, thoughts), tools, no_tools)
+        except CapabilityError as problem:
+            no_thinking = problem.value
+    if tools is not None:
+        try:
+            return _Proven(*_counted(prompts, parts, tools), tools, no_thinking=no_thinking)
+        except CapabilityError as problem:
+            no_tools = problem.value
+    return _Proven(*_counted(prompts, parts), None, no_tools, no_thinking)
+
+
+def _counted(
+    prompts: Prompts, parts: ChatParts, tools: ToolParts | None = None, thoughts: ThoughtParts | None = None
+) -> tuple[str, int]:
+    """The template of these parts, and on how many conversations it is proven."""
+    text = written(parts, tools, thoughts)
+    template = GoTemplate(text)
+    return text, proven(prompts, template, parts.trims) + proven_with_tools(prompts, template, parts.trims)
 
 
 def prove(encoder: ChatEncoder, template: str, adds_bos: bool | None = None) -> int:
@@ -101,7 +128,8 @@ def prove(encoder: ChatEncoder, template: str, adds_bos: bool | None = None) -> 
     encoder.require_template()
     try:
         prompts = _prompts(encoder, adds_bos)
-        return _proven(prompts, GoTemplate(template), trims_of(prompts))
+        parsed, trims = GoTemplate(template), trims_of(prompts)
+        return proven(prompts, parsed, trims) + proven_with_tools(prompts, parsed, trims)
     except RowProblem as problem:
         raise _not_rendered(problem) from problem
 
@@ -115,69 +143,8 @@ def _not_rendered(problem: RowProblem) -> CapabilityError:
     return CapabilityError("the chat template", str(problem), rule, REMEDY)
 
 
-def conversations() -> Iterator[tuple[str, list[Message]]]:
-    """Every conversation on which a translation is proven, with what its contents are called."""
-    for shape in SHAPES:
-        for name, content in CONTENTS.items():
-            yield name, _conversation(shape, [content] * len(shape))
-            if name != "plain" and len(shape) > 1:
-                for place in range(len(shape)):
-                    texts = [f"text {number}" for number in range(len(shape))]
-                    texts[place] = content
-                    yield name, _conversation(shape, texts)
-
-
-def _conversation(shape: str, texts: Sequence[str]) -> list[Message]:
-    roles = {"s": "system", "u": "user", "a": "assistant"}
-    return [{"role": roles[role], "content": text} for role, text in zip(shape, texts, strict=True)]
-
-
-def _proven(prompts: Prompts, template: GoTemplate, trims: dict[str, Trim]) -> int:
-    """On how many conversations both write the same.
-
-    Raises:
-        CapabilityError: they do not.
-        RowProblem: the chat template refuses a plain conversation.
-    """
-    count = 0
-    for name, messages in conversations():
-        try:
-            expected = prompts(messages)
-        except RowProblem:
-            if name == "plain":
-                raise
-            continue  # there is nothing to be equal to: the chat template refuses, say, empty texts
-        tried = ollama_prompt(template, messages)
-        if tried != expected and expected not in _trimmed(template, messages, trims):
-            roles = " ".join(message["role"] for message in messages)
-            shown = f"{_around(expected, tried)} would become {_around(tried, expected)}"
-            raise CapabilityError(
-                "the chat template",
-                f"for the turns '{roles}' ({name}), {shown}",
-                "What Ollama makes of a conversation has to be what the chat template makes of it.",
-                REMEDY,
-            )
-        count += 1
-    return count
-
-
-def _trimmed(template: GoTemplate, messages: list[Message], trims: dict[str, Trim]) -> Iterator[str]:
-    """What the template writes when contents lose the blanks that the chat template takes off some of them."""
-    choices = [trims[message["role"]].all_of(message["content"]) for message in messages]
-    for texts in itertools.product(*choices):
-        changed = [{**message, "content": text} for message, text in zip(messages, texts, strict=True)]
-        yield ollama_prompt(template, changed)
-
-
-def _around(text: str, other: str) -> str:
-    """The part of a text where it begins to differ from another."""
-    place = next((i for i, pair in enumerate(zip(text, other, strict=False)) if pair[0] != pair[1]), len(other))
-    start = max(0, min(place, len(text)) - _MOST_SHOWN // 2)
-    shown = text[start : start + _MOST_SHOWN]
-    return f"{'...' if start else ''}{shown!r}{'...' if start + _MOST_SHOWN < len(text) else ''}"
-
-
-def _notes(encoder: ChatEncoder, prompts: Prompts, template: GoTemplate, parts: ChatParts) -> Iterator[str]:
+def _notes(encoder: ChatEncoder, prompts: Prompts, parts: ChatParts, made: _Proven) -> Iterator[str]:
+    template, tools = GoTemplate(made.text), made.tools
     if roles := [role for role, trim in parts.trims.items() if trim]:
         yield (
             f"Blanks around the texts of {', '.join(roles)} are taken off by the chat template; Ollama's language "
@@ -189,8 +156,17 @@ def _notes(encoder: ChatEncoder, prompts: Prompts, template: GoTemplate, parts: 
         yield "The chat template takes no system text; it is written in front of the first question."
     if encoder.renderer.prints_date(encoder.renderer.template()):
         yield "The chat template writes today's date; in Ollama it is that of the day of this export."
-    if not encoder.renderer.supported(Conversation(talk(u="zqone"), _TOOLS))[2]:
-        yield "Tools have a place in the chat template but not in Ollama's, so Ollama takes none for this model."
+    if tools is not None:
+        yield f"{_JSON}{' Results are written as JSON, too.' if tools.quoted else ''}"
+        if tools.single:
+            yield "The chat template has one call a turn; several of a turn would be written one behind the other."
+    elif not encoder.renderer.supported(Conversation(talk(u="zqone"), _TOOLS))[2]:
+        yield (
+            "Tools have a place in the chat template but not in Ollama's, so Ollama takes none for this model. "
+            f"Why: {made.no_tools}."
+        )
+    if made.no_thinking:
+        yield f"Thinking has a place in the chat template but not in Ollama's. Why: {made.no_thinking}."
     later = [*talk(u="zqone", a=_ANSWER), *talk(s="zqlater", v="zqtwo")]
     if _differ(prompts, template, later, None):
         yield "A system text behind the first turn is not written as the chat template writes it."
