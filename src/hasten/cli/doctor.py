@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from hasten.cli.output import DEFAULT_RUNS, JsonFlag, Output
+from hasten.files import make_folder, write_json
 from hasten.hardware.doctor import examine, verdict
 from hasten.hardware.evidence import Evidence, load_evidence
 from hasten.hardware.finding import Finding
@@ -51,6 +52,8 @@ def command(
         Exit: with 1, where there are faults.
     """
     output = Output(json_mode)
+    if record:  # before a minute of reading
+        make_folder(record.absolute().parent)
     machine = load_evidence(evidence) if evidence else _read(hub)
     if record:
         _write(record, machine)
@@ -75,7 +78,6 @@ def _read(hub: bool) -> Evidence:
 
 
 def _write(path: Path, machine: Evidence) -> None:
-    from hasten.files import write_json
     from hasten.hardware.redact import home, names_here, redacted
 
     write_json(path, redacted(machine.as_dict(), names_here(), [home()]))

@@ -199,12 +199,12 @@ def _build(kind: type, values: object, where: str) -> Any:
     for name in values:
         if name not in hints:
             remedy = did_you_mean(str(name), hints, "Record the machine again with `hasten doctor --record FILE`.")
-            raise ConfigError(f"{where}: {name}", "unknown field", f"Known: {', '.join(hints)}.", remedy)
+            raise ConfigError(_inside(where, name), "unknown field", f"Known: {', '.join(hints)}.", remedy)
     needed = [f.name for f in dataclasses.fields(kind) if f.default is f.default_factory is dataclasses.MISSING]
     for name in needed:
         if name not in values:
             raise ConfigError(where, f"'{name}' is missing", "A device has it.", "Record the machine again.")
-    return kind(**{name: _value(hints[name], value, f"{where}: {name}") for name, value in values.items()})
+    return kind(**{name: _value(hints[name], value, _inside(where, name)) for name, value in values.items()})
 
 
 def _value(hint: Any, value: object, where: str) -> Any:
@@ -219,13 +219,17 @@ def _value(hint: Any, value: object, where: str) -> Any:
     if origin is Mapping:
         if not isinstance(value, dict):
             raise _wrong(where, value, "an object")
-        return {str(name): _value(arguments[1], each, f"{where}.{name}") for name, each in value.items()}
+        return {str(name): _value(arguments[1], each, _inside(where, name)) for name, each in value.items()}
     if dataclasses.is_dataclass(hint):
         return _build(typing.cast(type, hint), value, where)
     # A truth value is no number, though Python's is.
     if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
         raise _wrong(where, value, {str: "text", int: "a whole number", bool: "true or false"}[hint])
     return value
+
+
+def _inside(where: str, name: object) -> str:
+    return f"{where}.{name}" if ": " in where else f"{where}: {name}"
 
 
 def _wrong(where: str, value: object, wanted: str) -> ConfigError:

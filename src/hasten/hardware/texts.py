@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 Version = tuple[int, ...]
 
-_NUMBERS = r"(\d{1,6}(?:\.\d{1,6}){1,3})"
+_NUMBERS = r"([0-9]{1,6}(?:\.[0-9]{1,6}){1,3})"
 _UNLIMITED = 1 << 60
 """Kernels write 2^63 rounded down to pages for no limit."""
 
@@ -22,7 +22,7 @@ class Gpu:
     """One line of `nvidia-smi`'s table."""
 
     name: str
-    driver: Version | None = None
+    driver: str = ""
     total_bytes: int | None = None
     """None on machines with one memory, where it is not supported."""
     capability: tuple[int, int] | None = None
@@ -31,7 +31,7 @@ class Gpu:
 
 def version_of(text: str) -> Version | None:
     """The leading numbers of a version: ``2.13.0a0+cu130`` gives (2, 13, 0)."""
-    match = re.match(r"\s*v?(\d{1,6}(?:\.\d{1,6})*)", text)
+    match = re.match(r"\s*v?([0-9]{1,6}(?:\.[0-9]{1,6})*)", text)
     return tuple(int(part) for part in match[1].split(".")) if match else None
 
 
@@ -40,17 +40,17 @@ def shown(version: Version | None) -> str:
     return ".".join(map(str, version)) if version else "?"
 
 
-def driver_in_header(text: str) -> tuple[Version | None, Version | None]:
+def driver_in_header(text: str) -> tuple[str, Version | None]:
     """The driver's version and the newest CUDA that it runs, from what plain `nvidia-smi` prints above its table."""
     driver = re.search(rf"Driver Version:\s*{_NUMBERS}", text)
     cuda = re.search(rf"CUDA (?:UMD )?Version:\s*{_NUMBERS}", text)
-    return (version_of(driver[1]) if driver else None), (version_of(cuda[1]) if cuda else None)
+    return (driver[1] if driver else ""), (version_of(cuda[1]) if cuda else None)
 
 
-def driver_of_kernel(text: str) -> Version | None:
+def driver_of_kernel(text: str) -> str:
     """The loaded kernel module's version, from ``/proc/driver/nvidia/version``."""
     match = re.search(rf"^NVRM version:.*?\s{_NUMBERS}\s", text, flags=re.MULTILINE)
-    return version_of(match[1]) if match else None
+    return match[1] if match else ""
 
 
 def gpus_in_table(text: str) -> tuple[Gpu, ...]:
@@ -68,11 +68,11 @@ def gpus_in_table(text: str) -> tuple[Gpu, ...]:
         cell = dict(zip(names, cells, strict=True))
         if not cell["name"] or cell["name"].startswith("["):
             continue
-        capability = re.fullmatch(r"(\d{1,2})\.(\d)", cell.get("compute_cap", ""))
+        capability = re.fullmatch(r"([0-9]{1,2})\.([0-9])", cell.get("compute_cap", ""))
         found.append(
             Gpu(
                 name=cell["name"],
-                driver=version_of(cell.get("driver_version", "")),
+                driver=cell["driver_version"] if re.fullmatch(_NUMBERS, cell["driver_version"]) else "",
                 total_bytes=_mebibytes(cell.get("memory.total", "")),
                 capability=(int(capability[1]), int(capability[2])) if capability else None,
                 mig=cell.get("mig.mode.current", "") == "Enabled",
@@ -83,26 +83,26 @@ def gpus_in_table(text: str) -> tuple[Gpu, ...]:
 
 def release_of(text: str) -> tuple[int, int] | None:
     """The CUDA release in what `nvcc --version` and `ptxas --version` print."""
-    match = re.search(r"\brelease (\d{1,3})\.(\d{1,3}),", text)
+    match = re.search(r"\brelease ([0-9]{1,3})\.([0-9]{1,3}),", text)
     return (int(match[1]), int(match[2])) if match else None
 
 
 def meminfo(text: str) -> dict[str, int]:
     """Bytes by name, from ``/proc/meminfo``."""
-    found = re.findall(r"^(\w+(?:\(\w+\))?):\s+(\d{1,15}) kB\s*$", text, flags=re.MULTILINE)
+    found = re.findall(r"^(\w+(?:\(\w+\))?):\s+([0-9]{1,15}) kB\s*$", text, flags=re.MULTILINE)
     return {name: int(value) * 1024 for name, value in found}
 
 
 def limit_of(text: str) -> int | None:
     """Bytes in a control group's file; None for no limit, or for no number."""
-    match = re.fullmatch(r"\d{1,20}", text.strip())
+    match = re.fullmatch(r"[0-9]{1,20}", text.strip())
     return int(match[0]) if match and int(match[0]) < _UNLIMITED else None
 
 
 def cached_in_group(text: str) -> int:
     """Bytes of a control group's cached files that nobody has looked at for a while, from its ``memory.stat``."""
-    whole = re.search(r"^total_inactive_file (\d{1,19})$", text, flags=re.MULTILINE)  # version 1: with its children
-    match = whole or re.search(r"^inactive_file (\d{1,19})$", text, flags=re.MULTILINE)
+    whole = re.search(r"^total_inactive_file ([0-9]{1,19})$", text, flags=re.MULTILINE)  # version 1: with its children
+    match = whole or re.search(r"^inactive_file ([0-9]{1,19})$", text, flags=re.MULTILINE)
     return int(match[1]) if match else 0
 
 
@@ -127,7 +127,7 @@ def system_name(text: str) -> str:
 
 def architecture_of(name: str) -> tuple[str, tuple[int, int], str] | None:
     """What ``sm_121a`` names: (`sm` or `compute`, (12, 1), the letter behind it)."""
-    match = re.fullmatch(r"(sm|compute)_(\d{1,2})(\d)([af]?)", name)
+    match = re.fullmatch(r"(sm|compute)_([0-9]{1,2})([0-9])([af]?)", name)
     return (match[1], (int(match[2]), int(match[3])), match[4]) if match else None
 
 
@@ -144,5 +144,5 @@ def _is_header(line: str) -> bool:
 
 
 def _mebibytes(text: str) -> int | None:
-    match = re.fullmatch(r"(\d{1,9})(?: MiB)?", text)
+    match = re.fullmatch(r"([0-9]{1,9})(?: MiB)?", text)
     return int(match[1]) << 20 if match else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from hasten.hardware.checks.facts import container_of, has_gpu
+from hasten.hardware.checks.facts import has_gpu, install_command
 from hasten.hardware.checks.triton import needs_compiler
 from hasten.hardware.evidence import Evidence, Reading
 from hasten.hardware.finding import Finding
@@ -20,7 +20,6 @@ def _c_compiler(evidence: Evidence) -> list[Finding]:
     if not needs_compiler(evidence):
         return [Finding("skipped", "C compiler", "only Triton's kernels need one")]
     compiler = evidence.commands.get("cc", Reading(failure="not found"))
-    sudo = "" if container_of(evidence) else "sudo "
     # With a kernel that ran, what is missing was not missed: it was built elsewhere, or earlier.
     proven = evidence.triton.kernel is not None and evidence.triton.kernel.came
     state = "note" if proven else "fault"
@@ -29,8 +28,8 @@ def _c_compiler(evidence: Evidence) -> list[Finding]:
         command = evidence.environment.get("CC")
         named = f" (CC names '{command}')" if command else ""
         found = f"{compiler.failure}{named}: Triton cannot build its launcher"
-        findings.append(Finding(state, "C compiler", found, f"{sudo}apt install build-essential"))
-    elif not re.search(r"\d+\.\d+", compiler.text):
+        findings.append(Finding(state, "C compiler", found, install_command(evidence, "build-essential")))
+    elif not re.match(r"[\x20-\x7e]*\b(gcc|cc|clang)\b[\x20-\x7e]*\b\d+\.\d+", compiler.text):
         findings.append(Finding("warning", "C compiler", "what it says of itself could not be read"))
     else:
         findings.append(Finding("ok", "C compiler", compiler.text.strip().splitlines()[0].strip()[:100]))
@@ -38,7 +37,7 @@ def _c_compiler(evidence: Evidence) -> list[Finding]:
         version = version_of(evidence.python.version) or (3,)
         package = f"python{shown(version[:2])}-dev"
         found = "Python.h is missing: Triton cannot build its launcher"
-        findings.append(Finding(state, "C compiler", found, f"{sudo}apt install {package}"))
+        findings.append(Finding(state, "C compiler", found, install_command(evidence, package)))
     return findings
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hasten.hardware.checks.facts import Driver, container_of, driver_command, driver_of, has_gpu, is_wsl
+from hasten.hardware.checks.facts import Driver, container_of, driver_command, driver_of, has_gpu, is_wsl, torch_command
 from hasten.hardware.evidence import Evidence, Reading
 from hasten.hardware.finding import Finding
 from hasten.hardware.texts import last_line, shown, version_of
@@ -17,7 +17,7 @@ def driver_findings(evidence: Evidence) -> list[Finding]:
     driver, answer = driver_of(evidence), evidence.commands.get("nvidia-smi", Reading(failure="not found"))
     if answer.failure == "not found" and not driver.gpus:
         return [_without(evidence, driver)]
-    if not answer.came or not driver.gpus and driver.version is None:
+    if not answer.came or not driver.gpus and not driver.version:
         return [_silent(evidence, answer)]
     findings = [_versions(evidence, driver)]
     findings += [_gpu(gpu.name, gpu.total_bytes, gpu.capability) for gpu in driver.gpus]
@@ -29,8 +29,8 @@ def driver_findings(evidence: Evidence) -> list[Finding]:
 
 
 def _without(evidence: Evidence, driver: Driver) -> Finding:
-    if evidence.torch.available or driver.loaded is not None:
-        text = f"nvidia-smi is not here; the kernel has driver {shown(driver.loaded)}"
+    if evidence.torch.available or driver.loaded:
+        text = f"nvidia-smi is not here; the kernel has driver {driver.loaded or '?'}"
         return Finding("note", "driver", text)
     if has_gpu(evidence):
         return Finding("fault", "driver", "a GPU's device files are here, but no driver answers", "sudo reboot")
@@ -52,11 +52,11 @@ def _silent(evidence: Evidence, answer: Reading) -> Finding:
 
 
 def _versions(evidence: Evidence, driver: Driver) -> Finding:
-    said = f"{shown(driver.version)}, runs CUDA up to {shown(driver.cuda)}"
+    said = f"{driver.version or '?'}, runs CUDA up to {shown(driver.cuda)}"
     if driver.loaded and driver.version and driver.loaded != driver.version and not is_wsl(evidence):
-        found = f"{said}; the kernel has {shown(driver.loaded)} loaded, as after an update without a restart"
+        found = f"{said}; the kernel has {driver.loaded} loaded, as after an update without a restart"
         return Finding("fault", "driver", found, "sudo reboot")
-    if driver.version is None or driver.cuda is None:
+    if not driver.version or driver.cuda is None:
         return Finding("warning", "driver", f"{said}: its versions could not be read")
     needs = version_of(evidence.torch.cuda)
     if needs and needs[0] > driver.cuda[0]:
@@ -73,8 +73,6 @@ def _versions(evidence: Evidence, driver: Driver) -> Finding:
 
 
 def _newer_driver_or_older_torch(evidence: Evidence) -> str:
-    from hasten.hardware.checks.facts import torch_command
-
     update, other = driver_command(evidence), torch_command(evidence)
     return "\n".join(filter(None, [update and f"{update}   # a newer driver", f"{other}   # or an older torch"]))
 

@@ -16,10 +16,10 @@ _OPEN_DRIVER = "580"
 class Driver:
     """The NVIDIA driver, from all that tells of it."""
 
-    version: Version | None
+    version: str
     cuda: Version | None
     """The newest CUDA that it runs."""
-    loaded: Version | None
+    loaded: str
     """The kernel module's version, where the kernel tells."""
     gpus: tuple[Gpu, ...]
 
@@ -29,8 +29,7 @@ def driver_of(evidence: Evidence) -> Driver:
     version, cuda = driver_in_header(evidence.commands.get("nvidia-smi", Reading()).text)
     gpus = gpus_in_table(evidence.commands.get("gpus", Reading()).text)
     loaded = driver_of_kernel(evidence.text("/proc/driver/nvidia/version"))
-    if version is None:
-        version = next((gpu.driver for gpu in gpus if gpu.driver), loaded)
+    version = version or next((gpu.driver for gpu in gpus if gpu.driver), loaded)
     return Driver(version, cuda, loaded, gpus)
 
 
@@ -86,7 +85,8 @@ def torch_command(evidence: Evidence) -> str:
     """The pip command that brings a torch which this driver and this card run."""
     cuda, capability = driver_of(evidence).cuda, capability_of(evidence)
     blackwell = capability is not None and capability >= (10, 0)
-    if cuda is None or cuda >= (13, 0) or (capability or (0, 0)) >= (12, 1) or evidence.machine == "aarch64":
+    newest = capability is not None and capability >= (12, 1)
+    if cuda is None or cuda >= (13, 0) or newest or evidence.machine == "aarch64":
         build = "cu130"
     else:
         build = "cu128" if blackwell else "cu126"
@@ -98,6 +98,11 @@ def torch_command(evidence: Evidence) -> str:
 
 ENVIRONMENT = "python3 -m venv ~/hasten && . ~/hasten/bin/activate"
 """Makes and enters a virtual environment."""
+
+
+def install_command(evidence: Evidence, package: str) -> str:
+    """What installs a package of the system; containers come without lists of packages."""
+    return f"apt update && apt install -y {package}" if container_of(evidence) else f"sudo apt install {package}"
 
 
 def driver_command(evidence: Evidence) -> str | None:

@@ -16,8 +16,6 @@ GIB = 1 << 30
 FLUSH = "sync; echo 3 | sudo tee /proc/sys/vm/drop_caches"
 """Empties the page cache. Printed, never run: it is the whole machine's."""
 
-_CACHE_HIDES = 4 * GIB
-"""From so much on, cache that CUDA takes for used is worth a line."""
 _LITTLE = 4 * GIB
 """Less than this is too little for more than the embedded model."""
 
@@ -58,7 +56,7 @@ def _host(total: int, available: int, limit: tuple[int, int] | None) -> Finding:
 def _card(evidence: Evidence) -> list[Finding]:
     devices = evidence.torch.devices
     if not devices:
-        totals = [gpu.total_bytes for gpu in driver_of(evidence).gpus if gpu.total_bytes]
+        totals = [gpu.total_bytes for gpu in driver_of(evidence).gpus if gpu.total_bytes and not gpu.mig]
         return [Finding("note", "GPU memory", f"{total / GIB:.1f} GiB, as the driver says") for total in totals]
     findings = []
     for device in devices:
@@ -92,7 +90,7 @@ def _unified(
     )
     findings = [Finding("ok" if counts >= _LITTLE else "warning", "memory", found)]
     seen = host.get("MemFree") if free is None else free
-    if seen is not None and available - seen > _CACHE_HIDES:
+    if seen is not None and available - seen > reserve:
         cached = host.get("Cached", 0) / GIB
         found = (
             f"{(available - seen) / GIB:.1f} GiB that could be given back look used to CUDA (page cache: {cached:.1f} "

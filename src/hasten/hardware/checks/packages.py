@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from hasten.hardware.checks.facts import ENVIRONMENT, container_of
+from hasten.hardware.checks.facts import ENVIRONMENT, container_of, install_command, torch_command
 from hasten.hardware.evidence import Evidence
 from hasten.hardware.finding import Finding
 from hasten.hardware.tested import NEEDED, NEWEST, oldest
@@ -30,7 +30,7 @@ def _python(evidence: Evidence) -> Finding:
         return Finding("warning", "Python", "its version could not be read")
     if version < FIRST_PYTHON:
         found = f"{evidence.python.version}: hasten needs {shown(FIRST_PYTHON)} or later"
-        return Finding("fault", "Python", found, f"uv venv --python 3.12 ~/hasten   # or: {_other_python(evidence)}")
+        return Finding("fault", "Python", found, _other_python(evidence))
     if evidence.python.managed and not evidence.python.virtual and not container_of(evidence):
         found = f"{evidence.python.version} of the system, which keeps its packages to itself: pip refuses to install"
         return Finding("warning", "Python", found, ENVIRONMENT)
@@ -39,7 +39,9 @@ def _python(evidence: Evidence) -> Finding:
 
 
 def _other_python(evidence: Evidence) -> str:
-    return "sudo apt install python3.11 python3.11-venv" if evidence.system == "Linux" else "install it from python.org"
+    apt = any(name in evidence.text("/etc/os-release").lower() for name in ("ubuntu", "debian"))
+    install = f"{install_command(evidence, 'python3.11 python3.11-venv')}\n" if apt else ""
+    return f"{install}python3.11 -m venv ~/hasten && . ~/hasten/bin/activate"
 
 
 def _versions(evidence: Evidence, requirements: Sequence[str] | None) -> list[Finding]:
@@ -56,9 +58,9 @@ def _versions(evidence: Evidence, requirements: Sequence[str] | None) -> list[Fi
         elif first and version < first:
             found = f"{text}: hasten needs {shown(first)} or later"
             remedy = f"pip install --upgrade '{_wanted(name, first)}'"
-            # A vendor's torch is not updated by pip, and of optional packages only their part suffers.
+            # Of optional packages only their part suffers.
             state = "fault" if name in NEEDED else "warning"
-            findings.append(Finding(state, name, found, None if name == "torch" else remedy))
+            findings.append(Finding(state, name, found, _newer_torch(evidence) if name == "torch" else remedy))
         elif newest and version[:2] > newest:
             newer.append(f"{name} {text} (tested up to {shown(newest)})")
         elif newest:
@@ -70,6 +72,11 @@ def _versions(evidence: Evidence, requirements: Sequence[str] | None) -> list[Fi
     if not fine and not newer and not findings:
         findings.append(Finding("warning", "packages", "no versions could be read"))
     return findings
+
+
+def _newer_torch(evidence: Evidence) -> str | None:
+    # A vendor's build is not replaced by pip: a newer container has a newer one.
+    return None if "NVIDIA" in container_of(evidence) else torch_command(evidence)
 
 
 def _wanted(name: str, first: tuple[int, ...] | None) -> str:
@@ -85,6 +92,8 @@ def _bitsandbytes(evidence: Evidence) -> Finding:
     if facts.works.came and re.match(r"(works|loads) on (cuda|cpu)$", facts.works.text.strip()):
         return Finding("ok", "bitsandbytes", f"{facts.version} {facts.works.text.strip()}")
     why = last_line(facts.works.failure) or last_line(facts.works.text) or "no answer"
+    if "no kernel image" in f"{facts.works.failure}{facts.works.text}":
+        return Finding("skipped", "bitsandbytes", f"{facts.version} cannot be tried: torch has no code for this card")
     cuda = evidence.torch.cuda.replace(".", "")
     if cuda and evidence.torch.available and facts.libraries and f"cuda{cuda}" not in facts.libraries:
         has = ", ".join(name for name in facts.libraries if name.startswith("cuda")) or "none for CUDA"

@@ -10,6 +10,7 @@ from hasten.hardware.texts import last_line, system_name
 GIB = 1 << 30
 LEAST_FREE, LITTLE_FREE = 1 * GIB, 20 * GIB
 """Bytes of a disk: nothing can be written; not enough for a model of 8 billion weights and its export."""
+_USERS = "du -sh ~/.cache/hasten ~/.cache/huggingface runs   # what takes the room"
 LEAST_SHM = 64 << 20
 """What Docker gives without being asked: too little for data loaders and several processes."""
 
@@ -61,10 +62,10 @@ def _disks(evidence: Evidence) -> list[Finding]:
         seen.add((disk.free_bytes, disk.total_bytes))
         free = f"{disk.free_bytes / GIB:.1f} GiB free"
         if disk.free_bytes < LEAST_FREE:
-            findings.append(Finding("fault", f"disk ({use})", f"{free}: full", "hasten cache clear"))
+            findings.append(Finding("fault", f"disk ({use})", f"{free}: full", _USERS))
         elif disk.free_bytes < LITTLE_FREE:
             found = f"{free}: too little for a large model and its export"
-            findings.append(Finding("warning", f"disk ({use})", found, "du -sh ~/.cache/huggingface"))
+            findings.append(Finding("warning", f"disk ({use})", found, _USERS))
         else:
             findings.append(Finding("ok", f"disk ({use})", free))
     return findings

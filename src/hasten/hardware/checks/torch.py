@@ -12,7 +12,7 @@ from hasten.hardware.checks.facts import (
     is_wsl,
     torch_command,
 )
-from hasten.hardware.evidence import DeviceFacts, Evidence
+from hasten.hardware.evidence import DeviceFacts, Evidence, Reading
 from hasten.hardware.finding import Finding
 from hasten.hardware.texts import last_line, shown, version_of
 
@@ -23,9 +23,9 @@ def torch_findings(evidence: Evidence) -> list[Finding]:
     """What torch is like."""
     torch = evidence.torch
     if not torch.version:
-        return [Finding("fault", "torch", "not installed", torch_command(evidence))]
+        return [Finding("fault", "torch", "not installed", _other_torch(evidence))]
     if torch.failure:
-        return [Finding("fault", "torch", f"{torch.version} does not load: {torch.failure}", torch_command(evidence))]
+        return [Finding("fault", "torch", f"{torch.version} does not load: {torch.failure}", _other_torch(evidence))]
     if torch.hip:
         found = f"{torch.version} is for AMD's ROCm {torch.hip}, where hasten was never tested"
         return [Finding("warning", "torch", found)]
@@ -34,6 +34,10 @@ def torch_findings(evidence: Evidence) -> list[Finding]:
     if not has_gpu(evidence):
         return [_build(evidence), *_without_gpu(evidence)]
     return [_unseen(evidence)]
+
+
+def _other_torch(evidence: Evidence) -> str | None:
+    return None if "NVIDIA" in container_of(evidence) else torch_command(evidence)
 
 
 def _build(evidence: Evidence) -> Finding:
@@ -71,14 +75,16 @@ def _unseen(evidence: Evidence) -> Finding:
     if not torch.cuda:
         names = ", ".join(gpu.name for gpu in driver.gpus) or "a GPU"
         found = f"{torch.version} is a CPU build beside {names}: nothing runs on the GPU"
-        return Finding("fault", "torch", found, torch_command(evidence))
+        return Finding("fault", "torch", found, _other_torch(evidence))
     if hidden(evidence):
         return _hidden("work is done on the CPU")
     said = last_line(torch.said)
     needs = version_of(torch.cuda)
     if "too old" in torch.said or (driver.cuda and needs and needs[0] > driver.cuda[0]):
-        found = f"{torch.version} cannot start CUDA {torch.cuda} on driver {shown(driver.version)}"
+        found = f"{torch.version} cannot start CUDA {torch.cuda} on driver {driver.version or '?'}"
         return Finding("fault", "torch and the GPU", f"{found}: see driver")
+    if evidence.commands.get("nvidia-smi", Reading(failure="not found")).failure not in ("", "not found"):
+        return Finding("fault", "torch and the GPU", f"{torch.version} sees no device: see driver")
     if any(gpu.mig for gpu in driver.gpus):
         return Finding("fault", "torch and the GPU", f"{torch.version} sees no device: see MIG")
     if container_of(evidence) and "/dev/nvidiactl" not in evidence.present and not is_wsl(evidence):
@@ -104,7 +110,7 @@ def _device(evidence: Evidence, device: DeviceFacts) -> Finding:
         return Finding("note", subject, found)
     advice = f". {_VENDOR}" if "NVIDIA" in container_of(evidence) else ""
     found = f"was not compiled for {card}, only for {listed}: kernels fail with 'no kernel image'{advice}"
-    return Finding("fault", subject, found, torch_command(evidence))
+    return Finding("fault", subject, found, _other_torch(evidence))
 
 
 def _warns_of(evidence: Evidence, device: DeviceFacts) -> bool:

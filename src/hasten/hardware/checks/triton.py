@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-from hasten.hardware.checks.facts import capability_of, container_of
+from hasten.hardware.checks.facts import capability_of, install_command
 from hasten.hardware.evidence import Evidence, Reading
 from hasten.hardware.finding import Finding
 from hasten.hardware.texts import last_line, release_of, shown, version_of
@@ -55,12 +55,12 @@ def used_assembler(evidence: Evidence, capability: tuple[int, int]) -> tuple[str
 
 
 def better_assembler(evidence: Evidence, capability: tuple[int, int]) -> str | None:
-    """The path of the newest toolkit's assembler that knows a card."""
+    """The path of the newest toolkit's assembler that knows a card; the shortest, which is the one that stays."""
     needed = FIRST_RELEASE.get(capability, (0, 0))
     releases = {path: release_of(reading.text) for path, reading in evidence.ptxas.items() if reading.came}
     knowing = [(release, path) for path, release in releases.items() if release and release >= needed]
     newest = max((release for release, _ in knowing), default=None)
-    return min((path for release, path in knowing if release == newest), default=None)
+    return min((path for release, path in knowing if release == newest), default=None, key=len)
 
 
 def _assembler(evidence: Evidence, capability: tuple[int, int]) -> Finding | None:
@@ -85,8 +85,7 @@ def _assembler(evidence: Evidence, capability: tuple[int, int]) -> Finding | Non
 
 
 def _install_assembler(evidence: Evidence, variable: str) -> str:
-    sudo = "" if container_of(evidence) else "sudo "
-    return f"{sudo}apt install cuda-nvcc-13-0\nexport {variable}=/usr/local/cuda-13.0/bin/ptxas"
+    return f"{install_command(evidence, 'cuda-nvcc-13-0')}\nexport {variable}=/usr/local/cuda-13.0/bin/ptxas"
 
 
 def _kernel(evidence: Evidence, capability: tuple[int, int], *, told: bool) -> Finding | None:
@@ -102,7 +101,7 @@ def _kernel(evidence: Evidence, capability: tuple[int, int], *, told: bool) -> F
     if told:
         return None
     why, remedy = why_it_failed(kernel.text)
-    return Finding("fault", "Triton", f"{name} cannot compile ({kernel.failure}): {why}. {_SLOWER}", remedy)
+    return Finding("fault", "Triton", f"{name} cannot run a kernel ({kernel.failure}): {why}; {_SLOWER}", remedy)
 
 
 def why_it_failed(text: str) -> tuple[str, str | None]:
@@ -112,9 +111,11 @@ def why_it_failed(text: str) -> tuple[str, str | None]:
         text: what the process printed, or an exception's own text.
     """
     if "Failed to find C compiler" in text:
-        return "there is no C compiler", "sudo apt install build-essential"
+        return "there is no C compiler", None  # its own check has the command
     if "Python.h" in text:
-        return "Python.h is missing, which its C compiler needs", "sudo apt install python3-dev"
+        return "Python.h is missing", None
+    if "no kernel image" in text:
+        return "torch has no code for this card", None
     if "libcuda" in text and "cannot" in text:
         return "the driver's libcuda.so is not found", "sudo ldconfig"
     return last_line(text) or "no text", None
