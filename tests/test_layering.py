@@ -88,7 +88,6 @@ TESTED_BY = {
     "hardware/checks/torch.py": "hardware/test_doctor.py",
     "hardware/child.py": "hardware/test_reading.py",
     "hardware/finding.py": "hardware/test_doctor.py",
-    "kernels/choice.py": "kernels/test_rms_norm.py",
     "loading/gguf_cuts.py": "loading/test_gguf_tokenizer.py",
     "loading/gguf_names.py": "loading/test_gguf_config.py",
     "loading/gguf_numbers.py": "loading/test_gguf_config.py",

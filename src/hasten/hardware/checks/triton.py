@@ -24,6 +24,7 @@ FIRST_RELEASE: dict[tuple[int, int], tuple[int, int]] = {
 }
 """The first CUDA release whose assembler knows each chip; older chips are known to all."""
 
+_NO_COMPILER = "there is no C compiler"
 _SLOWER = "fast layers run in plain torch: slower, same numbers"
 
 
@@ -111,7 +112,7 @@ def why_it_failed(text: str) -> tuple[str, str | None]:
         text: what the process printed, or an exception's own text.
     """
     if "Failed to find C compiler" in text:
-        return "there is no C compiler", None  # its own check has the command
+        return _NO_COMPILER, None  # its own check has the command
     if "Python.h" in text:
         return "Python.h is missing", None
     if "no kernel image" in text:
@@ -119,6 +120,24 @@ def why_it_failed(text: str) -> tuple[str, str | None]:
     if "libcuda" in text and "cannot" in text:
         return "the driver's libcuda.so is not found", "sudo ldconfig"
     return last_line(text) or "no text", None
+
+
+def failed_kernel(text: str) -> tuple[str, str]:
+    """What kept a kernel from running, and what to do, in a few words for one line.
+
+    Args:
+        text: of the exception, with what the assembler printed in it.
+    """
+    doctor = "`hasten doctor` tells what to type"
+    if chip := _unknown_chip(text):
+        match = re.search(r"Repro command: (\S+)", text)
+        path = match[1] if match else "ptxas"
+        variable = "TRITON_PTXAS_BLACKWELL_PATH" if path.endswith("ptxas-blackwell") else "TRITON_PTXAS_PATH"
+        return f"{path} does not know {chip}", f"set {variable} to a newer ptxas, {doctor}"
+    if "CalledProcessError" in text:
+        return "its C compiler failed, see above", f"Python.h may be missing, {doctor}"
+    why, _ = why_it_failed(text)
+    return why, "`sudo apt install build-essential` brings one" if why == _NO_COMPILER else doctor
 
 
 def needs_compiler(evidence: Evidence) -> bool:
