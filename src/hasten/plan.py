@@ -14,6 +14,7 @@ from typing import Literal, get_args
 
 from hasten.errors import CapabilityError, ConfigError, did_you_mean
 from hasten.families.base import Family
+from hasten.hardware.checks.triton import failed_kernel
 from hasten.hardware.probe import Hardware
 from hasten.policies import POLICIES, Policy, Widths, choose_policies, kept_bytes, working_bytes
 from hasten.storage import SAID, Storage
@@ -323,15 +324,20 @@ def choose_streaming(
     return streamed, Decision(part="weights", choice=choice, why=why)
 
 
-def choose_kernels(hardware: Hardware, triton: bool) -> Decision:
+def choose_kernels(hardware: Hardware, triton: bool, failure: str = "") -> Decision:
     """Which kernels fast layers run.
 
     Args:
         hardware: the machine.
         triton: whether Triton is installed.
+        failure: why Triton cannot run a kernel, as `hasten.kernels.choice.triton_failure` tells it; empty where it can.
     """
     if not hardware.is_cuda:
         return Decision(part="kernels", choice="plain torch", why="Triton's kernels are for GPUs; same numbers")
+    if triton and failure:
+        reason, remedy = failed_kernel(failure)
+        why = f"Triton cannot run a kernel ({reason}): slower, same numbers; {remedy}"
+        return Decision(part="kernels", choice="plain torch", why=why, fallback=True)
     if triton:
         return Decision(part="kernels", choice="Triton", why="on a GPU")
     why = "Triton is not installed: slower, same numbers; `pip install triton` brings it"
