@@ -7,6 +7,7 @@ import pytest
 
 from hasten.errors import CapabilityError, ConfigError
 from hasten.families.base import GENERIC, family_of
+from hasten.hardware.memory import Meminfo, budget
 from hasten.hardware.probe import Hardware
 from hasten.plan import (
     DTYPES,
@@ -19,7 +20,9 @@ from hasten.plan import (
     choose_replay,
     choose_streaming,
     choose_turned,
+    choose_watch,
     make_plan,
+    say_memory,
     say_products,
 )
 from hasten.policies import Widths, kept_bytes, working_bytes
@@ -108,16 +111,32 @@ def test_a_model_is_streamed_where_it_does_not_fit():
         sizes = {"weights_bytes": weights << 30, "working_bytes": working << 30, "free_bytes": int(free * 2**30)}
         return choose_streaming(hardware, asked=asked, **sizes)
 
-    streamed, said = chosen(SPARK, free=20.05)
+    card = dataclasses.replace(SPARK, unified_memory=False)
+    streamed, said = chosen(card, free=20.05)
     why = "10.0 GiB and 4.0 GiB to work in, 14.0 GiB at hand"  # a twentieth of 121 GiB stays free
     assert (streamed, said.part, said.choice, said.why) == (False, "weights", "all on cuda:0", why)
-    streamed, said = chosen(SPARK, working=5)
+    streamed, said = chosen(card, working=5)
     assert streamed and said.choice == "one layer at a time on cuda:0" and "10.0 GiB and 5.0 GiB" in said.why
-    assert chosen(SPARK, asked=True)[0] and not chosen(SPARK, asked=False, weights=100)[0]
-    assert chosen(SPARK, asked=True)[1].why == "asked for"
+    assert chosen(card, asked=True)[0] and not chosen(card, asked=False, weights=100)[0]
+    assert chosen(card, asked=True)[1].why == "asked for"
     streamed, said = chosen(CPU, weights=100)
     assert not streamed and said.choice == "all on cpu" and said.why == "they are computed where they are"
     assert chosen(CPU, asked=True)[1].choice == "one layer at a time on cpu"
+
+
+@pytest.mark.parametrize("asked", [None, True, False])
+def test_nothing_is_streamed_where_the_device_has_the_hosts_memory(asked):
+    streamed, said = choose_streaming(SPARK, asked=asked, weights_bytes=2**40, working_bytes=0, free_bytes=2**30)
+    assert not streamed and said.choice == "all on cuda:0" and "the host's" in said.why
+
+
+def test_memory_is_said_with_its_rule():
+    meminfo = Meminfo(total=121 << 30, free=41 << 30, available=115 << 30)
+    line, note = say_memory(budget("unified", meminfo=meminfo, cuda_free=41 << 30))
+    assert (line.part, line.choice) == ("memory", "107.4 GiB")
+    assert "MemAvailable 115.0 GiB" in line.why and "CUDA says 41.0 GiB" in line.why
+    assert note.part == "note" and "drop_caches" in note.why
+    assert [said.why for said in say_memory(budget("discrete", cuda_free=2**30))] == ["CUDA's figure"]
 
 
 def test_what_stays_in_16_bits_is_said():
@@ -276,3 +295,8 @@ def test_recordings_have_what_the_largest_micro_batch_leaves():
 def test_padded_rows_are_no_fallback():
     tokens, said = replay(layout="padded")
     assert tokens == 0 and said is not None and not said.fallback
+
+
+def test_where_memory_is_watched():
+    assert choose_watch(SPARK, "auto") and not choose_watch(SPARK, "off")
+    assert choose_watch(CPU, "on") and not choose_watch(CPU, "auto")

@@ -15,6 +15,7 @@ from typing import Literal, get_args
 from hasten.errors import CapabilityError, ConfigError, did_you_mean
 from hasten.families.base import Family
 from hasten.hardware.checks.triton import failed_kernel
+from hasten.hardware.memory import Budget, said
 from hasten.hardware.probe import Hardware
 from hasten.policies import POLICIES, Policy, Widths, choose_policies, kept_bytes, working_bytes
 from hasten.storage import SAID, Storage
@@ -153,6 +154,25 @@ def make_plan(hardware: Hardware, family: Family, model_type: str, request: Requ
         optimizer=request.optimizer,
         decisions=tuple(decisions),
     )
+
+
+def choose_watch(hardware: Hardware, asked: Literal["auto", "on", "off"]) -> bool:
+    """Whether a run stops before its machine has no memory left: where a GPU shares it, and where it is asked for."""
+    return asked == "on" or (asked == "auto" and hardware.unified_memory)
+
+
+def say_memory(budget: Budget, *, watched: bool = False) -> tuple[Decision, ...]:
+    """The header's lines about memory: what may be planned with, and what hides some of it.
+
+    Args:
+        budget: from `hasten.hardware.probe.memory_budget`.
+        watched: whether the run stops before memory runs out.
+    """
+    stops = "; the run stops with a checkpoint before the machine's runs out" if watched else ""
+    lines = [Decision(part="memory", choice=said(budget.bytes), why=f"{budget.rule}{stops}")]
+    if budget.advice is not None:
+        lines.append(Decision(part="note", choice="page cache", why=budget.advice))
+    return tuple(lines)
 
 
 def choose_activations(
@@ -306,14 +326,16 @@ def choose_streaming(
 
     Args:
         hardware: the machine.
-        asked: None goes by what is free.
+        asked: None goes by what is free. Where the device has no memory of its own, weights are never in two places.
         weights_bytes: of the whole model, as it is loaded.
         working_bytes: what choosing codes needs beside them.
         free_bytes: device memory that is free with nothing loaded.
     """
-    room = free_bytes - hardware.total_bytes // 20  # a twentieth: as in `activation_room`
+    room = free_bytes - allocator_room(hardware)
     streamed = asked if asked is not None else hardware.is_cuda and weights_bytes + working_bytes > room
-    if asked is not None:
+    if hardware.unified_memory:
+        streamed, why = False, "the device's memory is the host's, nothing is gained by streaming"
+    elif asked is not None:
         why = "asked for"
     elif not hardware.is_cuda:
         why = "they are computed where they are"
@@ -355,7 +377,12 @@ def activation_room(hardware: Hardware, free_bytes: int, trained_bytes: int, log
         trained_bytes: of trained parameters.
         logits_bytes: of all logits, if they were all in memory.
     """
-    return free_bytes - hardware.total_bytes // 20 - 3 * trained_bytes - 2 * min(logits_bytes, LOGITS_BYTES)
+    return free_bytes - allocator_room(hardware) - 3 * trained_bytes - 2 * min(logits_bytes, LOGITS_BYTES)
+
+
+def allocator_room(hardware: Hardware) -> int:
+    """Bytes that allocators and libraries need, and nobody counts: a twentieth of the device's memory."""
+    return hardware.total_bytes // 20
 
 
 def require_fp8(hardware: Hardware, dtype: str, where: str) -> None:

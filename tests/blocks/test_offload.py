@@ -6,6 +6,7 @@ import gc
 import pytest
 import torch
 
+from hasten.blocks import offload as module
 from hasten.blocks.offload import Offload
 
 
@@ -71,3 +72,20 @@ def test_what_nobody_gets_is_waited_for():
     assert not offload.coming
     offload.forget()
     assert not offload.leaving
+
+
+class OnACard:
+    """A tensor of a made-up device."""
+
+    is_cuda, device = True, torch.device("cuda:0")
+
+    def detach(self):
+        return self
+
+
+def test_nothing_is_moved_or_pinned_where_the_device_has_the_hosts_memory(monkeypatch):
+    monkeypatch.setattr(module, "shares_memory", lambda device: True)
+    offload, tensor = Offload(), OnACard()
+    away = offload.put(tensor)
+    assert away.host is tensor and not offload.memory and not offload.leaving
+    assert away.get() is tensor and not offload.coming

@@ -8,7 +8,7 @@ from compat.test_signatures import ANY_PEFT, LANGUAGE_PEFT
 from hasten.compat import fast
 from hasten.compat.loaders import FastLanguageModel, FastModel
 from hasten.errors import CapabilityError, ConfigError, ConfigErrors
-from hasten.hardware.probe import probe
+from hasten.hardware.probe import Hardware, probe
 from support import tiny
 
 
@@ -235,3 +235,15 @@ def test_modes(adapted):
     assert FastModel.for_training(model) is model
     assert model.training
     assert model.for_training(use_gradient_checkpointing=False) is model
+
+
+@pytest.mark.parametrize(("wanted", "shared"), [("unsloth", True), ("unsloth", False)])
+def test_layers_inputs_stay_where_the_device_has_the_hosts_memory(wanted, shared, tiny_llama, monkeypatch):
+    card = Hardware(
+        device="cuda:0", name="Card", total_bytes=2**34, cores=1, bf16=True, capability=(12, 1), unified_memory=shared
+    )
+    monkeypatch.setattr(fast, "probe", lambda: card)
+    monkeypatch.setattr(fast, "free_bytes", lambda hardware: 2**34)
+    fast.make_fast(tiny_llama, wanted)
+    policies = {layer.hasten_fast.policy for layer in tiny_llama.model.layers}
+    assert policies == {"recompute" if shared else "offload"}

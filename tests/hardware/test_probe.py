@@ -7,7 +7,18 @@ from types import SimpleNamespace
 import pytest
 
 from hasten.hardware import probe as module
-from hasten.hardware.probe import Hardware, cpu_name, is_bf16_supported, peak_bytes, probe, usable_cores
+from hasten.hardware.memory import GIB, Cgroup, Meminfo, reserve_of
+from hasten.hardware.probe import (
+    Hardware,
+    cpu_name,
+    free_bytes,
+    is_bf16_supported,
+    memory_budget,
+    peak_bytes,
+    probe,
+    shares_memory,
+    usable_cores,
+)
 
 INTEL = "processor\t: 0\nvendor_id\t: GenuineIntel\nmodel\t\t: 143\nmodel name\t: Intel(R) Xeon(R) CPU: 8488C\n"
 ARM = "processor\t: 0\nBogoMIPS\t: 2000.00\nCPU implementer\t: 0x41\nCPU part\t: 0xd87\n"
@@ -88,3 +99,57 @@ def test_peak_memory_of_a_cpu_job_is_in_bytes_and_grows():
 def test_the_record_is_json():
     record = probe().as_dict()
     assert json.loads(json.dumps(record))["device"] == record["device"]
+
+
+SPARK = Hardware(device="cuda:0", name="NVIDIA GB10", total_bytes=121 << 30, cores=20, bf16=True, unified_memory=True)
+
+
+def fake_memory(monkeypatch, free=41 * GIB, **changes):
+    import torch
+
+    found = Meminfo(**{"total": 121 * GIB, "free": 41 * GIB, "available": 115 * GIB, **changes})
+    monkeypatch.setattr(module, "read_meminfo", lambda: found)
+    monkeypatch.setattr(module, "read_cgroup", lambda: None)
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 5 * GIB)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 3 * GIB)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, 121 * GIB))
+
+
+def test_one_rule_per_kind_of_machine(monkeypatch):
+    fake_memory(monkeypatch)
+    assert free_bytes(SPARK) == 115 * GIB - reserve_of("unified", 121 * GIB) + 2 * GIB
+    assert memory_budget(SPARK).advice is not None
+    discrete = Hardware(device="cuda:0", name="Card", total_bytes=80 << 30, cores=1, bf16=True)
+    assert free_bytes(discrete) == 43 * GIB
+    cpu = Hardware(device="cpu", name="CPU", total_bytes=121 << 30, cores=1, bf16=False)
+    assert free_bytes(cpu) == 115 * GIB - reserve_of("cpu", 121 * GIB)
+
+
+def test_a_figure_of_cuda_that_is_not_supported(monkeypatch):
+    import torch
+
+    fake_memory(monkeypatch)
+
+    def refuse(device):
+        raise RuntimeError("CUDA error: operation not supported")
+
+    monkeypatch.setattr(torch.cuda, "mem_get_info", refuse)
+    assert "CUDA gives no figure" in memory_budget(SPARK).rule
+
+
+def test_a_limited_cpu_has_what_its_group_has(monkeypatch):
+    without_cuda(monkeypatch)
+    monkeypatch.setattr(module, "read_cgroup", lambda: Cgroup(limit=2**30, usage=0))
+    assert probe().total_bytes == 2**30
+    monkeypatch.setattr(module, "read_cgroup", lambda: None)
+    assert probe().total_bytes > 2**30
+
+
+def test_which_devices_share_their_memory(monkeypatch):
+    import torch
+
+    assert not shares_memory(torch.device("cpu"))
+    fake_cuda(monkeypatch, is_integrated=1)
+    assert shares_memory(torch.device("cuda:0"))
+    fake_cuda(monkeypatch, is_integrated=0)
+    assert not shares_memory(torch.device("cuda:0"))

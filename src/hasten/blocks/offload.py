@@ -1,8 +1,8 @@
 """Inputs of layers that wait in the computer's own memory between forward and backward.
 
 Copies run on a stream of their own. The backward asks for inputs in the reverse order of the forward, so each request
-also starts the copy of the one before it: it travels while the layer computes. Not for unified memory, where both ends
-are the same memory.
+also starts the copy of the one before it: it travels while the layer computes. On unified memory, where both ends are
+the same memory, nothing is moved and nothing pinned, whoever asks.
 
 Each input of a forward has a place of its own, the same in every forward, and streams wait for each other by events
 alone. So a step can be recorded (`hasten.training.replay`), and nothing is asked of the allocators in between: a tensor
@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+
+from hasten.hardware.probe import shares_memory
 
 _ON_THEIR_WAY = 2
 """Inputs whose copies out nobody waits for yet."""
@@ -36,7 +38,7 @@ class Away:
         """Start the copy back, if nobody has."""
         if self.back is not None:
             return
-        if self.device.type != "cuda":
+        if self.host.device == self.device:
             self.back = self.host
             return
         self.owner.settle(0)
@@ -81,7 +83,7 @@ class Offload:
         if any(owner() is None for owner, _, _ in self.coming):
             self.arrive(None)
         place = self._free_place()
-        if not tensor.is_cuda:
+        if not tensor.is_cuda or shares_memory(tensor.device):
             return self._waiting(Away(self, tensor, tensor.device, place))
         host = self._host(place, tensor)
         self.leaving.append((tensor, self.copy(host, tensor)))

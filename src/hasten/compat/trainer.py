@@ -26,6 +26,7 @@ from hasten.compat.padding_free import PaddingFree, reading, why_padded
 from hasten.compat.trl_config import Defaults, SFTConfig, translate
 from hasten.compat.trl_imports import TrlConfig, TrlTrainer
 from hasten.errors import CapabilityError, ConfigError, did_you_mean
+from hasten.hardware.probe import probe
 from hasten.lora.attach import value_count
 from hasten.lora.merge import quantized_weights, weights_in_4_bits
 
@@ -280,7 +281,26 @@ def _settled(args: Any, model: Any, *, has_eval: bool) -> Any:
             changes["per_device_eval_batch_size"] = args.per_device_train_batch_size
         if args.eval_accumulation_steps is None:
             changes["eval_accumulation_steps"] = args.gradient_accumulation_steps
+    changes |= _on_shared_memory(args)
     return dataclasses.replace(args, **changes) if changes else args
+
+
+_UNPAGED = {"paged_adamw_32bit": "adamw_torch", "paged_ademamix_32bit": "ademamix"}
+"""Where the name without pages is another than the rest of it."""
+
+
+def _on_shared_memory(args: Any) -> dict[str, Any]:
+    """Where a GPU has the machine's own memory, nothing is pinned, and nothing is paged out of it into itself."""
+    if not probe().unified_memory:
+        return {}
+    changes: dict[str, Any] = {"dataloader_pin_memory": False}
+    optimizer = str(getattr(args.optim, "value", args.optim))
+    if optimizer.startswith("paged_"):
+        changes["optim"] = _UNPAGED.get(optimizer, optimizer.removeprefix("paged_"))
+        say_once(
+            f"optim '{optimizer}' pages into the memory that it is in; '{changes['optim']}' is used, without pages"
+        )
+    return changes
 
 
 def _each(datasets: Any, function: Any) -> Any:

@@ -11,6 +11,9 @@ import platform
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from hasten.hardware.memory import Budget, budget, read_cgroup, read_meminfo
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +25,7 @@ class Hardware:
     name: str
     """The product name, as the driver or the kernel gives it."""
     total_bytes: int
-    """Memory of the device (of the machine, on a CPU), in bytes."""
+    """Memory of the device (on a CPU, of the machine or its control group), in bytes."""
     cores: int
     """CPU cores this process may use."""
     bf16: bool
@@ -57,12 +60,11 @@ def probe() -> Hardware:
             capability=(properties.major, properties.minor),
             unified_memory=bool(getattr(properties, "is_integrated", False)),
         )
-    import psutil
-
+    total, group = read_meminfo().total, read_cgroup()
     return Hardware(
         device="cpu",
         name=cpu_name(_read_cpuinfo()) or platform.processor() or platform.machine(),
-        total_bytes=psutil.virtual_memory().total,
+        total_bytes=min(total, group.limit) if group is not None else total,
         cores=usable_cores(),
         bf16=False,
     )
@@ -88,17 +90,36 @@ def usable_cores() -> int:
     return os.cpu_count() or 1
 
 
+def memory_budget(hardware: Hardware) -> Budget:
+    """What this process may still take, and by which rule (`hasten.hardware.memory`).
+
+    Args:
+        hardware: the machine.
+    """
+    if not hardware.is_cuda:
+        return budget("cpu", meminfo=read_meminfo(), cgroup=read_cgroup())
+    import torch
+
+    unused = torch.cuda.memory_reserved(hardware.device) - torch.cuda.memory_allocated(hardware.device)
+    if not hardware.unified_memory:
+        return budget("discrete", cuda_free=torch.cuda.mem_get_info(hardware.device)[0], unused=unused)
+    try:
+        free: int | None = torch.cuda.mem_get_info(hardware.device)[0]
+    except RuntimeError:  # "not supported": it is only shown
+        free = None
+    return budget("unified", meminfo=read_meminfo(), cgroup=read_cgroup(), cuda_free=free, unused=unused)
+
+
 def free_bytes(hardware: Hardware) -> int:
-    """Memory that this process can still take, in bytes: what the device has free and what torch holds unused."""
-    if hardware.is_cuda:
-        import torch
+    """Memory that this process can still take, in bytes; the rule is `memory_budget`'s."""
+    return memory_budget(hardware).bytes
 
-        free, _ = torch.cuda.mem_get_info(hardware.device)
-        unused = torch.cuda.memory_reserved(hardware.device) - torch.cuda.memory_allocated(hardware.device)
-        return free + unused
-    import psutil
 
-    return psutil.virtual_memory().available
+def shares_memory(device: Any) -> bool:
+    """Whether a torch device is a card that has no memory of its own: nothing is gained by moving anything off it."""
+    import torch
+
+    return device.type == "cuda" and bool(getattr(torch.cuda.get_device_properties(device), "is_integrated", False))
 
 
 def peak_bytes(hardware: Hardware) -> int:

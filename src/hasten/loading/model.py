@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,9 +17,11 @@ from typing import Any
 
 from hasten.errors import HastenError, MissingPackageError, ModelError
 from hasten.files import native_path
+from hasten.hardware.probe import shares_memory
 from hasten.loading import demo, gguf
 from hasten.loading.beginning import FILE, fits, keep_beginning, read_beginning
 from hasten.loading.four_bit import keep_trainable, require_read_right
+from hasten.loading.pages import drop_cached, returning, weight_files
 from hasten.loading.plain_adapter import write_plain
 from hasten.loading.published import FP8_METHODS, PublishedFp8
 from hasten.loading.source import Source, begins_inside, check_remote_code, read_json, resolve
@@ -161,9 +163,12 @@ def _load_base(source: Source, options: LoadOptions) -> Loaded:
         arguments |= {**kept.arguments, "output_loading_info": True}
     elif options.storage != "plain" and "quantization_config" not in arguments:
         arguments["quantization_config"] = _stored_as(options.storage, arguments["dtype"])
-    with _translated(source), _native(where, source) as place:
+    quantizing = options.device == "cpu" and "quantization_config" in arguments
+    with _translated(source), _native(where, source) as place, returning() if quantizing else nullcontext():
         made: Any = AutoModelForCausalLM.from_pretrained(place, **arguments)
     model, found = made if kept is not None else (made, {})
+    if shares_memory(torch.device(options.device)):
+        drop_cached(weight_files(where, source.name, options.revision))
     model.name_or_path = where
     keep_trainable(model)
     if options.storage == "int8":

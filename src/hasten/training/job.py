@@ -33,8 +33,9 @@ from hasten.data.sources import open_rows
 from hasten.errors import ConfigError, DataError, MissingPackageError, StorageError, TrainingError
 from hasten.families.base import Family, family_of
 from hasten.files import require_writable
-from hasten.hardware.probe import Hardware, free_bytes, peak_bytes, probe
-from hasten.kernels.choice import has_triton
+from hasten.hardware.memory import Budget
+from hasten.hardware.probe import Hardware, free_bytes, memory_budget, peak_bytes, probe
+from hasten.kernels.choice import has_triton, triton_failure
 from hasten.loading.model import Loaded, config_of, load
 from hasten.loading.source import DEMO
 from hasten.lora.attach import attach, trainable_parameters
@@ -48,7 +49,9 @@ from hasten.plan import (
     choose_kernels,
     choose_replay,
     choose_turned,
+    choose_watch,
     make_plan,
+    say_memory,
     say_products,
 )
 from hasten.report.console import make_console
@@ -67,6 +70,7 @@ from hasten.training.samples import Sample, answer_all, choose
 from hasten.training.signals import job_signals
 from hasten.training.steps import Steps, steps_of, steps_report, training_rows
 from hasten.training.trainer import Arguments, SftTrainer
+from hasten.training.watchdog import Watchdog, host_budget
 
 
 @dataclass
@@ -113,6 +117,8 @@ class Job:
 
     config: RunConfig
     hardware: Hardware
+    memory: Budget
+    """What the machine had for the run before anything was loaded."""
     family: Family
     plan: Plan
     loaded: Loaded
@@ -122,6 +128,8 @@ class Job:
     samples: list[Sample]
     data_hash: str
     notes: list[str]
+    watched: bool = False
+    """Whether the run stops before the machine runs out of memory."""
     rows: list[list[int]] | None = None
     """The documents of each training row; None: each document is a row."""
     fast: Fitted = field(default_factory=Fitted)
@@ -160,7 +168,7 @@ def train(
     with StatusWriter(run.status_file) as status, _recorded_failure(run), job_signals(run, console):
         decisions = _decisions(job)
         if not resume:
-            made = record.make(job.config, job.hardware, decisions, job.data_hash, job.loaded, command)
+            made = record.make(job.config, job.hardware, job.memory, decisions, job.data_hash, job.loaded, command)
             run.write_record({**made, "data": job.training.report.as_dict()})
         _print_header(console, run, decisions, job)
         result = _run(job, run, status, console, started, resume)
@@ -194,6 +202,7 @@ def prepare_job(config: RunConfig, console: Console, rows: Any = None, resumed: 
         _require_same_rows(resumed, source)
     training_source, heldout_source = split(source, config.data)
     hardware = probe()
+    memory = memory_budget(hardware)
     settings = config.model
     options = options_of(settings)
     if settings.name == DEMO:
@@ -239,6 +248,7 @@ def prepare_job(config: RunConfig, console: Console, rows: Any = None, resumed: 
     return Job(
         config=config,
         hardware=hardware,
+        memory=memory,
         family=family,
         plan=plan,
         loaded=loaded,
@@ -248,6 +258,7 @@ def prepare_job(config: RunConfig, console: Console, rows: Any = None, resumed: 
         samples=samples,
         data_hash=source.fingerprint,
         notes=notes,
+        watched=choose_watch(hardware, config.training.watch_memory),
         rows=rows_of_documents,
         fast=fast,
     )
@@ -348,19 +359,27 @@ def _run_folder(config: RunConfig, resume: bool) -> RunFolder:
 def _decisions(job: Job) -> list[Decision]:
     trained, total = trainable_parameters(job.model)
     fast = job.fast.applied
+    device, *others = job.plan.decisions
     return [
-        *job.plan.decisions,
+        device,
+        *say_memory(job.memory, watched=job.watched),
+        *others,
         Decision(
             part="modules",
             choice=f"{job.family.name}, {fast.word}",
             why=fast.line(),
             fallback=not fast.complete,
         ),
-        *([choose_kernels(job.hardware, has_triton())] if fast.layers or fast.head else []),
+        *([_kernels(job.hardware)] if fast.layers or fast.head else []),
         *job.fast.decisions,
         Decision(part="adapter", choice=f"{trained:,} of {total:,} values trained", why=f"LoRA r{job.config.lora.r}"),
         *(Decision(part="note", choice=note, why="found while loading") for note in job.notes),
     ]
+
+
+def _kernels(hardware: Hardware) -> Decision:
+    has = has_triton()
+    return choose_kernels(hardware, has, triton_failure() if has and hardware.is_cuda else "")
 
 
 def _print_header(console: Console, run: RunFolder, decisions: Sequence[Decision], job: Job) -> None:
@@ -401,7 +420,12 @@ def _run(job: Job, run: RunFolder, status: StatusWriter, console: Console, start
     with TrainingProgress(console, total) as progress, deterministic(ordered):
         recorder = Recorder(run=run, status=status, progress=progress, hardware=job.hardware)
         trainer_callbacks(trainer, recorder, requests)
+        watchdog = Watchdog(lambda: host_budget(job.hardware)) if job.watched else None
+        if watchdog is not None:
+            trainer.add_callback(watchdog)
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    if watchdog is not None:
+        watchdog.raise_if_stopped()
     refuse_untouched(job.model)
     save_adapter(job.model, job.loaded.tokenizer, run.adapter, job.loaded.base.name)
     after = _heldout_loss(trainer, run, console, "after", trainer.state.global_step)

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import hasten
+from hasten.hardware.memory import Budget
 from hasten.hardware.probe import Hardware
 from hasten.loading.model import Loaded
 from hasten.plan import Decision
@@ -28,13 +29,20 @@ _PACKAGES = (
 
 
 def make(
-    config: RunConfig, hardware: Hardware, decisions: Sequence[Decision], data_hash: str, loaded: Loaded, command: str
+    config: RunConfig,
+    hardware: Hardware,
+    memory: Budget,
+    decisions: Sequence[Decision],
+    data_hash: str,
+    loaded: Loaded,
+    command: str,
 ) -> dict[str, Any]:
     """The record of a run that is about to start.
 
     Args:
         config: its configuration, defaults included.
         hardware: its machine.
+        memory: what the machine had for it before anything was loaded.
         decisions: the header's lines.
         data_hash: of its rows.
         loaded: its model.
@@ -49,6 +57,7 @@ def make(
         "config": config.as_dict(),
         "versions": versions(),
         "hardware": hardware.as_dict(),
+        "memory": memory.as_dict(),
         "hashes": {"data": data_hash, "template": hashlib.sha256(str(template).encode()).hexdigest()},
         "header": [decision.as_dict() for decision in decisions],
     }

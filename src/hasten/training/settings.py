@@ -32,5 +32,8 @@ class TrainingSettings:
     keep_checkpoints: int = option(2, "how many checkpoints are kept", low=1)
     samples: int = option(2, "held-out questions answered before and after training", low=0)
     sample_tokens: int = option(64, "longest sample answer in tokens", low=1)
+    watch_memory: Literal["auto", "on", "off"] = option(
+        "auto", "stop with a checkpoint before the machine runs out of memory; auto: where a GPU shares the machine's"
+    )
     seed: int = option(3407, "seed of row order and dropout", low=0)
     deterministic: bool = option(False, "bitwise the same run every time on a GPU too, for some speed")

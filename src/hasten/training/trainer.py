@@ -28,6 +28,7 @@ from transformers import Trainer, TrainingArguments
 from hasten.blocks.apply import forget_offloaded, gives_loss, replay_state
 from hasten.blocks.packed_attention import packed_attention
 from hasten.data.packing import Example, PackedCollator, PaddedCollator
+from hasten.hardware.probe import shares_memory
 from hasten.objectives.sft import SftLoss, summed_loss
 from hasten.plan import Plan
 from hasten.training.launched import LaunchedStep, Moment, StepCounts
@@ -121,7 +122,9 @@ class SftTrainer(Trainer):
             self.train_dataset,  # type: ignore[arg-type]
             self.step_inputs,
             num_workers=self.args.dataloader_num_workers,
-            pin_memory=self.args.dataloader_pin_memory and self.args.device.type == "cuda",
+            pin_memory=self.args.dataloader_pin_memory
+            and self.args.device.type == "cuda"
+            and not shares_memory(self.args.device),
         )
 
     def reading(self) -> contextlib.AbstractContextManager[None]:

@@ -4,6 +4,7 @@ import torch
 
 from hasten.export.verify import logits
 from hasten.export.weights import PlainFolder
+from hasten.hardware.memory import Meminfo
 
 
 def test_a_model_of_weights_is_the_folder_s(tiny_model_folder):
@@ -32,5 +33,5 @@ def test_bounds_grow_with_the_square_of_the_error():
 def test_room(tiny_model_folder, monkeypatch):
     weights = PlainFolder(tiny_model_folder)
     assert logits.room(weights) is None
-    monkeypatch.setattr(logits.psutil, "virtual_memory", lambda: type("Memory", (), {"available": 1000})())
+    monkeypatch.setattr(logits, "read_meminfo", lambda: Meminfo(total=2**30, free=1000, available=1000))
     assert "GiB are needed" in logits.room(weights)

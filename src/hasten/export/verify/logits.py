@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 
 from hasten.export.verify.checks import Check
 from hasten.export.weights import Weights
+from hasten.hardware.memory import budget, read_cgroup, read_meminfo
 
 TEXT = (
     "The moon is the only natural satellite of the Earth. It was formed about 4.5 billion years ago. To compute the "
@@ -42,7 +42,7 @@ def room(weights: Weights, models: int = 1) -> str | None:
         models: how many are in memory at once.
     """
     need = 4 * models * sum(int(torch.Size(shape).numel()) for shape in weights.shapes.values())
-    free = psutil.virtual_memory().available
+    free = budget("cpu", meminfo=read_meminfo(), cgroup=read_cgroup()).bytes
     return None if 1.3 * need < free else f"{need / 2**30:.1f} GiB are needed, {free / 2**30:.1f} are free"
 
 
