@@ -8,7 +8,7 @@ import pytest
 from hasten.cli import main as cli
 
 HERE = Path(__file__).parents[1] / "estimate"
-SPARK = HERE / "machines" / "dgx-spark.json"
+SPARK = HERE.parent / "hardware" / "probes" / "spark-page-cache.json"
 
 
 def run(capsys, *arguments, code=0):

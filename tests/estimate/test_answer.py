@@ -13,7 +13,7 @@ from hasten.hardware.memory import GIB
 from hasten.loading.model import LoadOptions
 
 HERE = Path(__file__).parent
-SPARK = recorded(HERE / "machines" / "dgx-spark.json")
+SPARK = recorded(HERE.parent / "hardware" / "probes" / "spark-page-cache.json")
 
 
 def asked(name, settings, machine=SPARK):

@@ -9,12 +9,17 @@ from hasten.errors import ConfigError
 from hasten.estimate.machines import of_size, recorded, this_machine
 from hasten.hardware.memory import GIB, reserve_of
 
-SPARK = Path(__file__).parent / "machines" / "dgx-spark.json"
+PROBES = Path(__file__).parents[1] / "hardware" / "probes"
+SPARK = PROBES / "spark-page-cache.json"
 
 
-def write(tmp_path, values):
+def changed(tmp_path, device=None, files=None):
+    """The Spark's record, with other facts of its device (False: none) and other files."""
+    values = json.loads(SPARK.read_text(encoding="utf-8"))
+    values["torch"]["devices"] = [] if device is False else [values["torch"]["devices"][0] | (device or {})]
+    values["files"] |= {name: {"text": text} for name, text in (files or {}).items()}
     file = tmp_path / "machine.json"
-    file.write_text(values if isinstance(values, str) else json.dumps(values), encoding="utf-8")
+    file.write_text(json.dumps(values), encoding="utf-8")
     return file
 
 
@@ -22,53 +27,46 @@ def test_a_recorded_spark():
     found = recorded(SPARK)
     assert found.hardware.name == "NVIDIA GB10" and found.hardware.unified_memory and found.hardware.bf16
     assert found.hardware.capability == (12, 1)
-    assert found.budget.bytes == 115 * GIB - reserve_of("unified", 127600236 * 1024) and found.budget.advice
+    assert found.budget.bytes == 115 * GIB - reserve_of("unified", 127601213 * 1024) and found.budget.advice
 
 
-def test_what_hasten_doctor_records(tmp_path):
-    short = json.loads(SPARK.read_text(encoding="utf-8"))
-    device = {**short["device"], "major": 12, "minor": 1}
-    del device["capability"]
-    files = {"/proc/meminfo": {"text": short["meminfo"], "failure": ""}}
-    values = {"format": 1, "machine": "aarch64", "files": files, "torch": {"devices": [device]}}
-    assert recorded(write(tmp_path, values)) == recorded(SPARK)
-    files["/proc/self/cgroup"] = {"text": "0::/\n"}
-    files["/sys/fs/cgroup/memory.max"] = {"text": f"{32 * GIB}\n"}
-    files["/sys/fs/cgroup/memory.current"] = {"text": f"{2 * GIB}\n"}
-    assert recorded(write(tmp_path, values)).budget.bytes == 30 * GIB
-    values["torch"] = {"devices": []}
-    cpu = recorded(write(tmp_path, values))
+def test_limits_of_a_control_group(tmp_path):
+    group = {
+        "/proc/self/cgroup": "0::/\n",
+        "/sys/fs/cgroup/memory.max": f"{32 * GIB}\n",
+        "/sys/fs/cgroup/memory.current": f"{2 * GIB}\n",
+    }
+    assert recorded(changed(tmp_path, files=group)).budget.bytes == 30 * GIB
+    slowed = group | {"/sys/fs/cgroup/memory.high": f"{16 * GIB}\n"}
+    assert recorded(changed(tmp_path, files=slowed)).budget.bytes == 14 * GIB
+    cpu = recorded(changed(tmp_path, device=False, files=group))
     assert (cpu.hardware.device, cpu.hardware.total_bytes) == ("cpu", 32 * GIB)
     assert cpu.budget.bytes == 30 * GIB - reserve_of("cpu", 32 * GIB)
 
 
 def test_a_discrete_card(tmp_path):
-    device = {"name": "Card", "capability": "8.9", "integrated": False, "total_bytes": 24 * GIB, "free_bytes": 23 * GIB}
-    found = recorded(write(tmp_path, {"device": device, "cgroup": {"limit_bytes": GIB}, "meminfo": ""}))
+    device = {"name": "Card", "major": 8, "minor": 9, "integrated": False, "free_bytes": 23 * GIB}
+    found = recorded(changed(tmp_path, device, {"/sys/fs/cgroup/memory.max": "5\n", "/proc/meminfo": ""}))
     assert found.budget.bytes == 23 * GIB and found.hardware.capability == (8, 9)
 
 
 @pytest.mark.parametrize(
-    ("values", "what"),
+    ("device", "files", "what"),
     [
-        ("{", "no JSON"),
-        ("[]", "no JSON object"),
-        ({}, "no text of /proc/meminfo"),
-        ({"device": 3}, "its device is no object"),
-        ({"device": {"total_bytes": GIB}}, "no free_bytes"),
-        ({"device": {"total_bytes": -1, "free_bytes": 1}}, "total_bytes of its device is -1"),
-        ({"device": {"integrated": True, "total_bytes": GIB}}, "no text of /proc/meminfo"),
-        ({"meminfo": "MemTotal: 5 kB", "cgroup": {"limit_bytes": "x"}}, "its cgroup has no figures"),
+        (None, {"/proc/meminfo": "x"}, "no text of /proc/meminfo"),
+        (False, {"/proc/meminfo": ""}, "no text of /proc/meminfo"),
+        ({"integrated": False, "free_bytes": None}, {}, "CUDA did not tell what its device has free"),
+        ({"total_bytes": "all"}, {}, "'all'"),
     ],
 )
-def test_no_record(values, what, tmp_path):
+def test_no_record(device, files, what, tmp_path):
     with pytest.raises(ConfigError, match=what) as caught:
-        recorded(write(tmp_path, values))
-    assert "hasten doctor --record" in caught.value.rule and "machine.json" in caught.value.subject
+        recorded(changed(tmp_path, device, files))
+    assert "hasten doctor --record" in str(caught.value) and "machine.json" in caught.value.subject
 
 
 def test_a_file_that_is_not_there(tmp_path):
-    with pytest.raises(ConfigError, match="cannot be read"):
+    with pytest.raises(ConfigError, match="No such file"):
         recorded(tmp_path / "none.json")
 
 

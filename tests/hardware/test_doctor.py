@@ -95,7 +95,7 @@ EXPECTED = {
         (
             "note",
             "page cache",
-            "74.0 GiB that could be given back look used to CUDA",
+            "cached files hide 74.0 GiB from CUDA's figure",
             "sudo tee /proc/sys/vm/drop_caches",
         ),
         ("note", "swap", "16.0 GiB", "swapoff"),
@@ -123,7 +123,7 @@ EXPECTED = {
         ("note", "swap", "16.0 GiB", "swapoff"),
     ],
     "spark-swapping": [
-        ("warning", "memory", "so 0.0 GiB count", None),
+        ("warning", "memory", "0.0 GiB to plan with", None),
         ("warning", "swap", "12.0 GiB of 16.0 GiB in use", "free -h"),
     ],
     "spark-torch-cpu": [
@@ -190,8 +190,8 @@ def test_a_healthy_spark():
     assert "sm_120" in line("spark", "torch and the GPU").found
     assert "memory shared with the CPU" in line("spark", "GPU").found
     memory = line("spark-page-cache", "memory").found
-    assert "115.0 GiB available less a reserve of 7.6 GiB, so 107.4 GiB count" in memory
-    assert "CUDA says 41.0 GiB, which does not count here" in memory
+    assert "107.4 GiB to plan with: shared memory: MemAvailable 115.0 GiB less a reserve of 7.6 GiB" in memory
+    assert "CUDA says 41.0 GiB free" in memory
     assert "warning about it can be ignored" in line("spark-warned", "torch and the GPU").found
 
 

@@ -11,6 +11,7 @@ from hasten.hardware.memory import (
     Cgroup,
     Meminfo,
     budget,
+    cgroup_files,
     cgroup_of,
     own_groups,
     parse_limit,
@@ -169,3 +170,12 @@ def test_a_record_is_plain_values():
 
     record = budget("unified", meminfo=SPARK, cuda_free=41 * GIB).as_dict()
     assert json.loads(json.dumps(record)) == record and record["figures"]["cuda_free"] == 41 * GIB
+
+
+def test_a_group_cannot_lead_out():
+    assert cgroup_files("0::/../../etc") == [
+        f"{mount}/{name}"
+        for mount in ("/sys/fs/cgroup", "/sys/fs/cgroup/unified")
+        for name in ("memory.max", "memory.high", "memory.current", "memory.stat")
+    ]
+    assert cgroup_files("nonsense") == []

@@ -60,41 +60,6 @@ def test_release_of():
     assert texts.release_of("ptxas: command not found") is None
 
 
-def test_meminfo():
-    assert texts.meminfo("MemTotal:       127600000 kB\nActive(file):   12 kB\nHugePages_Total:       0\n") == {
-        "MemTotal": 127600000 * 1024,
-        "Active(file)": 12 * 1024,
-    }
-    assert texts.meminfo("MemTotal: lots\n") == {}
-
-
-@pytest.mark.parametrize(
-    ("text", "limit"),
-    [
-        ("max\n", None),
-        ("9223372036854771712\n", None),
-        ("68719476736\n", 64 << 30),
-        ("", None),
-        ("-1", None),
-        ("٣", None),
-    ],
-)
-def test_limit_of(text, limit):
-    assert texts.limit_of(text) == limit
-
-
-def test_groups_of():
-    assert texts.groups_of("0::/user.slice/a.scope\n") == (None, "/user.slice/a.scope")
-    assert texts.groups_of("4:cpu,memory:/docker/1\n0::/\n") == ("/docker/1", "/")
-    assert texts.groups_of("nonsense\n::\n1:2") == (None, None)
-
-
-def test_cached_in_group():
-    assert texts.cached_in_group("inactive_file 5\ntotal_inactive_file 7\n") == 7
-    assert texts.cached_in_group("anon 1\ninactive_file 5\n") == 5
-    assert texts.cached_in_group("") == 0
-
-
 def test_small_ones():
     assert texts.version_of("2.10.0a0+b558c986e8.nv25.11") == (2, 10, 0)
     assert texts.version_of("git") is None
@@ -119,10 +84,6 @@ def test_any_text_is_read(noise, start, end):
         for gpu in texts.gpus_in_table(text):
             assert gpu.name
         texts.release_of(text)
-        assert all(value >= 0 for value in texts.meminfo(text).values())
-        texts.limit_of(text)
-        texts.groups_of(text)
-        texts.cached_in_group(text)
         texts.system_name(text)
         texts.architecture_of(text)
         texts.version_of(text)

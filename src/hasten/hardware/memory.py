@@ -29,10 +29,8 @@ FLUSH = "sync; echo 3 | sudo tee /proc/sys/vm/drop_caches"
 """Drops cached files. It is printed, never run: it needs root, and slows other programs down."""
 _UNLIMITED = 2**60
 """Limits from here on mean none: control groups of version 1 write the largest multiple of a page."""
-_HIDDEN = 4 * GIB
-"""From here on it is worth saying that cached files hide memory from CUDA's figure."""
 MEMINFO = "/proc/meminfo"
-_OWN_GROUPS = "/proc/self/cgroup"
+OWN_GROUPS = "/proc/self/cgroup"
 _GROUPS = "/sys/fs/cgroup"
 
 
@@ -45,6 +43,8 @@ class Meminfo:
     available: int
     """Free, or taken by what the kernel drops when asked: cached files."""
     cached: int = 0
+    swap_total: int = 0
+    swap_free: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +107,14 @@ def parse_meminfo(text: str) -> Meminfo | None:
         return None
     free, cached = found.get("MemFree", 0), found.get("Cached", 0)
     available = found.get("MemAvailable", free + cached)
-    return Meminfo(total=total, free=free, available=min(available, total), cached=cached)
+    return Meminfo(
+        total=total,
+        free=free,
+        available=min(available, total),
+        cached=cached,
+        swap_total=found.get("SwapTotal", 0),
+        swap_free=found.get("SwapFree", 0),
+    )
 
 
 def parse_limit(text: str) -> int | None:
@@ -202,8 +209,8 @@ def budget(
 
 
 def _page_cache(meminfo: Meminfo, cuda_free: int | None) -> str | None:
-    hidden = meminfo.available - cuda_free if cuda_free is not None else 0
-    if hidden < _HIDDEN:
+    hidden = 0 if cuda_free is None else meminfo.available - cuda_free
+    if hidden <= reserve_of("unified", meminfo.total):  # every healthy machine caches some files
         return None
     return (
         f"cached files hide {said(hidden)} from CUDA's figure; they are dropped when memory is needed, and programs "
@@ -217,16 +224,37 @@ def cgroup_of(read: Callable[[str], str]) -> Cgroup | None:
     Args:
         read: the text of a file by its path; nothing where it is not there.
     """
-    second, first = own_groups(read(_OWN_GROUPS))
+    found = [_group(read, folder, names) for folder, names in _group_folders(read(OWN_GROUPS))]
+    return min((group for group in found if group is not None), key=lambda group: group.room, default=None)
+
+
+def cgroup_files(own: str) -> list[str]:
+    """Every file that `cgroup_of` may read, for the text of ``/proc/self/cgroup``."""
+    return [f"{folder}/{name}" for folder, names in _group_folders(own) for name in (*names.limits, names.usage, _STAT)]
+
+
+@dataclass(frozen=True)
+class _Names:
+    limits: tuple[str, ...]
+    """The lowest holds: above `memory.high` a group is slowed down until it gives memory back."""
+    usage: str
+    inactive: str
+
+
+_STAT = "memory.stat"
+_SECOND = _Names(("memory.max", "memory.high"), "memory.current", "inactive_file")
+_FIRST = _Names(("memory.limit_in_bytes",), "memory.usage_in_bytes", "total_inactive_file")
+
+
+def _group_folders(own: str) -> list[tuple[PurePosixPath, _Names]]:
+    second, first = own_groups(own)
     found = []
     if second is not None:
         for mount in (_GROUPS, f"{_GROUPS}/unified"):
-            names = ("memory.max", "memory.current", "inactive_file")
-            found += [_group(read, folder, *names) for folder in _levels(mount, second)]
+            found += [(folder, _SECOND) for folder in _levels(mount, second)]
     if first is not None:
-        names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
-        found += [_group(read, folder, *names) for folder in _levels(f"{_GROUPS}/memory", first)]
-    return min((group for group in found if group is not None), key=lambda group: group.room, default=None)
+        found += [(folder, _FIRST) for folder in _levels(f"{_GROUPS}/memory", first)]
+    return found
 
 
 def _levels(mount: str, path: str) -> list[PurePosixPath]:
@@ -234,18 +262,16 @@ def _levels(mount: str, path: str) -> list[PurePosixPath]:
     inside = PurePosixPath(path).relative_to("/")
     if ".." in inside.parts:
         return [PurePosixPath(mount)]
-    return [mount / part for part in (inside, *inside.parents)]
+    return [PurePosixPath(mount) / part for part in (inside, *inside.parents)]
 
 
-def _group(
-    read: Callable[[str], str], folder: PurePosixPath, limit_name: str, usage_name: str, inactive_name: str
-) -> Cgroup | None:
-    limit = parse_limit(read(str(folder / limit_name)))
-    usage = parse_limit(read(str(folder / usage_name)))
+def _group(read: Callable[[str], str], folder: PurePosixPath, names: _Names) -> Cgroup | None:
+    limits = [parse_limit(read(f"{folder}/{name}")) for name in names.limits]
+    limit = min((each for each in limits if each is not None), default=None)
+    usage = parse_limit(read(f"{folder}/{names.usage}"))
     if limit is None or usage is None:
         return None
-    inactive = parse_stat(read(str(folder / "memory.stat")), inactive_name)
-    return Cgroup(limit=limit, usage=usage, inactive_file=inactive)
+    return Cgroup(limit=limit, usage=usage, inactive_file=parse_stat(read(f"{folder}/{_STAT}"), names.inactive))
 
 
 def read_meminfo() -> Meminfo:

@@ -31,8 +31,9 @@ from hasten.hardware.evidence import (
     TritonFacts,
     evidence_of,
 )
+from hasten.hardware.memory import MEMINFO, OWN_GROUPS, cgroup_files
 from hasten.hardware.tested import PACKAGES
-from hasten.hardware.texts import groups_of, last_line
+from hasten.hardware.texts import last_line
 
 COMMAND_S, CHILD_S, HUB_S = 10.0, 90.0, 8.0
 """Limits. A child imports torch, which takes a minute from a cold network disk."""
@@ -40,8 +41,8 @@ COMMAND_S, CHILD_S, HUB_S = 10.0, 90.0, 8.0
 FILES = (
     "/proc/driver/nvidia/version",
     "/proc/version",
-    "/proc/meminfo",
-    "/proc/self/cgroup",
+    MEMINFO,
+    OWN_GROUPS,
     "/etc/os-release",
     "/etc/dgx-release",
 )
@@ -235,22 +236,8 @@ def _python() -> PythonFacts:
 
 def _files() -> dict[str, Reading]:
     found = {path: reading for path in FILES if (reading := _file(path)) is not None}
-    first, second = groups_of(found.get("/proc/self/cgroup", Reading()).text)
-    paths = []
-    if first is not None:
-        paths += _upwards(
-            "/sys/fs/cgroup/memory", first, ("memory.limit_in_bytes", "memory.usage_in_bytes", "memory.stat")
-        )
-    if second is not None:
-        paths += _upwards("/sys/fs/cgroup", second, ("memory.max", "memory.high", "memory.current", "memory.stat"))
+    paths = cgroup_files(found.get(OWN_GROUPS, Reading()).text)
     return found | {path: reading for path in paths if (reading := _file(path)) is not None}
-
-
-def _upwards(root: str, group: str, names: Sequence[str]) -> list[str]:
-    """Files of a group and of every group above it: the tightest limit holds. Inside a container it is the root."""
-    parts = [part for part in group.split("/") if part and part != ".."]
-    folders = ["/".join([root, *parts[:count]]) for count in range(len(parts), -1, -1)]
-    return [f"{folder}/{name}" for folder in folders for name in names]
 
 
 def _file(path: str) -> Reading | None:

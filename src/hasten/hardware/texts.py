@@ -13,8 +13,6 @@ from dataclasses import dataclass
 Version = tuple[int, ...]
 
 _NUMBERS = r"([0-9]{1,6}(?:\.[0-9]{1,6}){1,3})"
-_UNLIMITED = 1 << 60
-"""Kernels write 2^63 rounded down to pages for no limit."""
 
 
 @dataclass(frozen=True)
@@ -85,38 +83,6 @@ def release_of(text: str) -> tuple[int, int] | None:
     """The CUDA release in what `nvcc --version` and `ptxas --version` print."""
     match = re.search(r"\brelease ([0-9]{1,3})\.([0-9]{1,3}),", text)
     return (int(match[1]), int(match[2])) if match else None
-
-
-def meminfo(text: str) -> dict[str, int]:
-    """Bytes by name, from ``/proc/meminfo``."""
-    found = re.findall(r"^(\w+(?:\(\w+\))?):\s+([0-9]{1,15}) kB\s*$", text, flags=re.MULTILINE)
-    return {name: int(value) * 1024 for name, value in found}
-
-
-def limit_of(text: str) -> int | None:
-    """Bytes in a control group's file; None for no limit, or for no number."""
-    match = re.fullmatch(r"[0-9]{1,20}", text.strip())
-    return int(match[0]) if match and int(match[0]) < _UNLIMITED else None
-
-
-def cached_in_group(text: str) -> int:
-    """Bytes of a control group's cached files that nobody has looked at for a while, from its ``memory.stat``."""
-    whole = re.search(r"^total_inactive_file ([0-9]{1,19})$", text, flags=re.MULTILINE)  # version 1: with its children
-    match = whole or re.search(r"^inactive_file ([0-9]{1,19})$", text, flags=re.MULTILINE)
-    return int(match[1]) if match else 0
-
-
-def groups_of(text: str) -> tuple[str | None, str | None]:
-    """This process' memory group of version 1, and its group of version 2, from ``/proc/self/cgroup``."""
-    first = second = None
-    for line in text.splitlines():
-        parts = line.split(":", 2)
-        if len(parts) == 3 and parts[2].startswith("/"):
-            if "memory" in parts[1].split(","):
-                first = parts[2]
-            elif parts[0] == "0" and not parts[1]:
-                second = parts[2]
-    return first, second
 
 
 def system_name(text: str) -> str:
