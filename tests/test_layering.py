@@ -12,7 +12,7 @@ TESTS = Path(__file__).parent
 # A unit may import what stands in an earlier row, and itself. Units of one row know nothing of each other.
 LAYERS = [
     ["errors"],
-    ["schema", "files", "policies", "storage"],
+    ["cache", "schema", "files", "policies", "storage"],
     ["hardware", "families", "kernels"],
     ["plan", "loading", "data", "runs"],
     ["blocks", "lora", "objectives", "generate", "report"],
@@ -37,6 +37,7 @@ TESTED_BY = {
     "blocks/mlp_half.py": "families/test_parity.py",
     "blocks/norms.py": "families/test_parity.py",
     "blocks/operand.py": "blocks/test_projections.py",
+    "cli/cache.py": "cli/test_cache_command.py",
     "cli/chat.py": "cli/test_train_command.py",
     "cli/doctor.py": "cli/test_doctor_command.py",
     "cli/data.py": "cli/test_data_command.py",
@@ -51,6 +52,7 @@ TESTED_BY = {
     "cli/show.py": "cli/test_runs_commands.py",
     "cli/stop.py": "cli/test_runs_commands.py",
     "cli/train.py": "cli/test_train_command.py",
+    "cli/verify.py": "cli/test_verify_command.py",
     "compat/__init__.py": "compat/test_namespace.py",
     "compat/binding.py": "compat/test_signatures.py",
     "compat/dtypes.py": "compat/test_loaders.py",

@@ -17,7 +17,11 @@ if TYPE_CHECKING:
     from hasten.training.job import Result
     from hasten.training.samples import Sample
 
-OPTIONS = {"name": "demo", "help": "Train the embedded model on questions about Python's library; show what it learnt."}
+OPTIONS = {
+    "name": "demo",
+    "help": "Train the embedded model on questions about Python's library; show what it learnt. "
+    "(`hasten verify` asks whether the installation is right, with a verdict.)",
+}
 
 
 def settings(steps: int, output: Path | None, runs: Path) -> dict[str, object]:
@@ -58,9 +62,9 @@ def command(
 
     config = combine(settings(steps, output, runs))
     result = train(config, console=out.console, command="demo")
-    _show_samples(out, result.samples)
-    _show_figures(out, result)
-    equal = not result.samples or _reloads(result.samples[0], result.adapter, config.training.sample_tokens)
+    show_samples(out, result.samples)
+    show_figures(out, result)
+    equal = not result.samples or reloads(result.samples[0], result.adapter, config.training.sample_tokens)
     page = write_page(RunFolder.open(result.run))
     if not equal:
         raise TrainingError(
@@ -75,14 +79,16 @@ def command(
     out.result({"ok": True, **result.as_dict(), "reload_equal": equal, "page": str(page)})
 
 
-def _show_samples(out: Output, samples: list[Sample]) -> None:
+def show_samples(out: Output, samples: list[Sample]) -> None:
+    """Print questions with their answers before and after training."""
     for sample in samples:
         out.say(f"\nquestion  {sample.prompt}")
         out.say(f"before    {_one_line(sample.before)}")
         out.say(f"after     {_one_line(sample.after)}")
 
 
-def _show_figures(out: Output, result: Result) -> None:
+def show_figures(out: Output, result: Result) -> None:
+    """Print what a run cost and brought."""
     out.say(
         f"\n{result.steps} steps in {result.train_s:.0f} s: {result.supervised_tokens_per_s:.0f} learnt tokens/s "
         f"({result.real_tokens_per_s:.0f} real tokens/s), peak memory {result.peak_bytes / 2**30:.2f} GiB, "
@@ -91,7 +97,12 @@ def _show_figures(out: Output, result: Result) -> None:
     out.say(f"adapter: {result.adapter}")
 
 
-def _reloads(sample: Sample, adapter: Path, tokens: int) -> bool:
+def reloads(sample: Sample, adapter: Path, tokens: int) -> bool:
+    """Whether a fresh process, with the saved adapter, gives the answer that the trained model gave.
+
+    Raises:
+        TrainingError: the adapter cannot be loaded.
+    """
     arguments = [sys.executable, "-m", "hasten", "chat", str(adapter), "--json"]
     arguments += ["--message", sample.prompt, "--max-tokens", str(tokens)]
     done = subprocess.run(arguments, capture_output=True, text=True, encoding="utf-8", check=False)

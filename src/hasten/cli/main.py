@@ -8,7 +8,7 @@ from typing import cast
 
 import typer
 
-from hasten.cli import chat, data, demo, doctor, export, plan, quantize, run, runs, show, stop, train
+from hasten.cli import cache, chat, data, demo, doctor, export, plan, quantize, run, runs, show, stop, train, verify
 from hasten.cli.output import write_json_line
 from hasten.errors import HastenError
 from hasten.report.console import SurvivingStream
@@ -21,7 +21,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for _module in (demo, train, chat, export, data, plan, quantize, run, runs, show, stop, doctor):
+for _module in (demo, train, chat, export, data, plan, quantize, run, runs, show, stop, doctor, verify, cache):
     app.command(**_module.OPTIONS)(_module.command)
 
 _INTERRUPTED = 130

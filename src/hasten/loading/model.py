@@ -15,6 +15,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from hasten.cache import CACHE
 from hasten.errors import HastenError, MissingPackageError, ModelError
 from hasten.files import native_path
 from hasten.hardware.probe import shares_memory
@@ -27,7 +28,6 @@ from hasten.loading.published import FP8_METHODS, PublishedFp8
 from hasten.loading.source import Source, begins_inside, check_remote_code, read_json, resolve
 from hasten.storage import Storage
 
-CACHE = Path.home() / ".cache" / "hasten"
 _ADAPTER_CONFIG = "adapter_config.json"
 
 _WITHOUT = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,8 @@ class Recorder(TrainerCallback):
         self.losses: list[float] = []
         self.supervised = self.real = 0
         self.train_s = 0.0
+        self.first_at: float | None = None
+        """When the first step's numbers were there, on `time.perf_counter`'s clock."""
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Tell the readers where we are."""
@@ -46,6 +49,7 @@ class Recorder(TrainerCallback):
             self.run.log_metrics({"step": state.global_step, "heldout_loss": logs["heldout_loss"]})
         if "loss" not in logs:
             return
+        self.first_at = self.first_at or time.perf_counter()
         loss, step_s = logs["loss"], max(logs["step_s"], 1e-9)  # a GPU's clock ticks in half microseconds
         self.losses.append(loss)
         self.train_s += step_s  # evaluation and saving are not training time

@@ -89,6 +89,8 @@ class Result:
     total_s: float
     steps: int
     stopped: bool
+    first_step_s: float | None = None
+    """From the start of everything to the first step's numbers; None: no step was made."""
     fallbacks: list[str] = field(default_factory=list)
     """What was slower in training than the header says, and why; empty: nothing."""
     samples: list[Sample] = field(default_factory=list)
@@ -444,6 +446,7 @@ def _run(job: Job, run: RunFolder, status: StatusWriter, console: Console, start
         total_s=time.perf_counter() - started,
         steps=trainer.state.global_step,
         stopped=requests.stopped,
+        first_step_s=None if recorder.first_at is None else recorder.first_at - started,
         fallbacks=sorted(refused_in_training(job.model) | trainer.replay_refused),
         samples=job.samples if settings.samples else [],
     )

@@ -6,12 +6,13 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from hasten.cache import CACHE
 from hasten.data.named_templates import resolve_template
 from hasten.data.prepare import Prepared, prepare, split
 from hasten.data.rows import RowSource
 from hasten.data.settings import DataSettings
 from hasten.data.sources import open_rows
-from hasten.loading.model import CACHE, LoadOptions, load_tokenizer
+from hasten.loading.model import LoadOptions, load_tokenizer
 from hasten.loading.settings import ModelSettings
 
 

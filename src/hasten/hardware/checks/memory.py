@@ -65,7 +65,8 @@ def _unified(host: Meminfo, counts: Budget) -> list[Finding]:
     found = f"{host.total / GIB:.1f} GiB, {counts.bytes / GIB:.1f} GiB to plan with: {counts.rule}"
     findings = [Finding(state, "memory", found)]
     if counts.advice is not None:
-        said = f"{counts.advice.partition('; ')[0]}. hasten counts them as free; others may refuse to start until they are dropped"
+        hides = counts.advice.partition("; ")[0]
+        said = f"{hides}. hasten counts them as free; others may refuse to start until they are dropped"
         findings.append(Finding("note", "page cache", said, FLUSH))
     return findings
 
