@@ -11,7 +11,7 @@ from hasten.estimate.facts import Facts, facts_of
 from hasten.estimate.models import Described
 from hasten.estimate.nearest import Proposal, nearest, smallest
 from hasten.estimate.need import Estimate, Machine, Settings, estimate
-from hasten.hardware.memory import said
+from hasten.hardware.memory import GIB, said
 from hasten.plan import FP8_CAPABILITY
 
 
@@ -40,7 +40,7 @@ class Answer:
             f"tokens, {found.settings.optimizer}, checkpointing {found.settings.checkpointing}",
         ]
         width = max(len(part) for part in found.parts)
-        lines += [f"  {part:{width}s}  {said(size):>10s}" for part, size in found.parts.items() if size]
+        lines += [f"  {part:{width}s}  {_shown(size):>10s}" for part, size in found.parts.items() if size]
         lines.append(f"  {'together':{width}s}  {said(found.total):>10s}")
         lines.append(f"activations: {found.activations.choice}: {found.activations.why}")
         lines += [f"note: {note}" for note in self.notes]
@@ -129,6 +129,10 @@ def _notes(described: Described, facts: Facts, settings: Settings, machine: Mach
     if machine.budget.advice is not None:
         notes.append(machine.budget.advice)
     return notes
+
+
+def _shown(size: int) -> str:
+    return said(size) if size >= GIB // 10 else f"{size / 2**20:.1f} MiB"
 
 
 def _plain(found: Estimate) -> dict[str, Any]:
