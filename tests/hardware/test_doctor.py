@@ -49,6 +49,7 @@ EXPECTED = {
         ("fault", "torch and the GPU", "see MIG", None),
     ],
     "h100-mig-instance": [("note", "MIG", "a process uses one of them", "CUDA_VISIBLE_DEVICES=MIG-")],
+    "h100-recorded": [],
     "h100-new-transformers": [("note", "packages", "transformers 5.31.0 (tested up to 5.24)", None)],
     "h100-no-compiler": [
         ("fault", "Triton", "there is no C compiler", None),

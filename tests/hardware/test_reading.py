@@ -103,7 +103,7 @@ def test_a_child_that_says_nothing(monkeypatch):
 
 def test_what_torch_tells_fits_the_record():
     facts = evidence_of({"torch": torch_facts()}, "x").torch
-    assert facts.version == installed("torch") and not facts.failure
+    assert facts.version.partition("+")[0] == installed("torch").partition("+")[0] and not facts.failure
 
 
 @pytest.mark.slow
