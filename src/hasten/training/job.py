@@ -62,6 +62,7 @@ from hasten.training import record
 from hasten.training.callbacks import Recorder, Requests, last_checkpoint, trainer_callbacks
 from hasten.training.config import RunConfig
 from hasten.training.determinism import deterministic
+from hasten.training.newer import note
 from hasten.training.rows import model_tokenizer, options_of, prepared_rows
 from hasten.training.samples import Sample, answer_all, choose
 from hasten.training.signals import job_signals
@@ -348,6 +349,7 @@ def _run_folder(config: RunConfig, resume: bool) -> RunFolder:
 def _decisions(job: Job) -> list[Decision]:
     trained, total = trainable_parameters(job.model)
     fast = job.fast.applied
+    newer = note(record.versions())
     return [
         *job.plan.decisions,
         Decision(
@@ -359,7 +361,8 @@ def _decisions(job: Job) -> list[Decision]:
         *([choose_kernels(job.hardware, has_triton())] if fast.layers or fast.head else []),
         *job.fast.decisions,
         Decision(part="adapter", choice=f"{trained:,} of {total:,} values trained", why=f"LoRA r{job.config.lora.r}"),
-        *(Decision(part="note", choice=note, why="found while loading") for note in job.notes),
+        *(Decision(part="note", choice=found, why="found while loading") for found in job.notes),
+        *([Decision(part="versions", choice=newer, why="newer than tested; going on")] if newer else []),
     ]
 
 
