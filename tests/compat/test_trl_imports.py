@@ -60,7 +60,10 @@ CASES = {
 @pytest.mark.slow
 def test_one_sentence_each(tmp_path):
     for case, (files, *_) in CASES.items():
-        stub = {"trl/__init__.py": "", "trl-99.0.dist-info/METADATA": "Metadata-Version: 2.1\nName: trl\nVersion: 99.0\n"}
+        stub = {
+            "trl/__init__.py": "",
+            "trl-99.0.dist-info/METADATA": "Metadata-Version: 2.1\nName: trl\nVersion: 99.0\n",
+        }
         for name, text in (stub | files).items():
             (tmp_path / case / name).parent.mkdir(parents=True, exist_ok=True)
             (tmp_path / case / name).write_text(text)

@@ -99,7 +99,7 @@ def setup(folder, environment, *arguments, **changes):
 
 def version(python, module):
     program = f"import {module}; print({module}.__version__)"
-    return subprocess.run([python, "-c", program], capture_output=True, text=True, check=True).stdout.strip()
+    return subprocess.run([python, "-I", "-c", program], capture_output=True, text=True, check=True).stdout.strip()
 
 
 def files(python):
