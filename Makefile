@@ -40,3 +40,13 @@ lint:            ## format, rules, types, spelling
 
 clean:
 	rm -rf $(VENV)
+
+# Beside another set of versions: `make matrix SET=playbook` (tools/sets), `make matrix SET=middle ARGS=--part`.
+.PHONY: matrix arm-wheels
+matrix:          ## the tests beside another set of versions
+	@tools/matrix.sh "$(SET)" $(ARGS)
+
+arm-wheels:      ## whether everything has a wheel for Arm Linux
+	@tools/setup.sh $(VENV) dev
+	@$(BIN)/python -m pip install -q uv
+	@$(BIN)/python tools/arm_wheels.py

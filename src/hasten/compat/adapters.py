@@ -198,7 +198,7 @@ def _adapt(model: Any, arguments: dict[str, Any], parts: Parts) -> Any:
         return model
     adapted = _attach(model, arguments, extra, parts)
     make_fast(adapted, arguments["use_gradient_checkpointing"], compute)
-    known = origin or Origin(name=model.config._name_or_path, base=model.config._name_or_path)
+    known = origin or Origin(name=model.config.name_or_path, base=model.config.name_or_path)
     set_origin(adapted, dataclasses.replace(known, adapter_arguments=_comparable({**arguments, **extra})))
     _note_length(model, arguments["max_seq_length"])
     return bind(adapted)

@@ -29,6 +29,8 @@ from hasten.errors import CapabilityError, ConfigError, did_you_mean
 from hasten.hardware.probe import probe
 from hasten.lora.attach import value_count
 from hasten.lora.merge import quantized_weights, weights_in_4_bits
+from hasten.training.newer import note
+from hasten.training.record import versions
 
 __all__ = ["SFTConfig", "SFTTrainer", "UnslothTrainer", "UnslothTrainingArguments", "unsloth_train"]
 
@@ -127,6 +129,9 @@ class SFTTrainer(TrlTrainer):
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Train; one line says what is trained, and transformers' metrics come back."""
         say(banner(self))
+        newer = note(versions())
+        if newer:
+            say(f"newer than tested; going on: {newer}")
         output = super().train(*args, **kwargs)
         SFTTrainer.last_metrics = dict(output.metrics)
         return output
@@ -204,7 +209,7 @@ def banner(trainer: Any) -> str:
     trained = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
     total = sum(value_count(weight) for weight in model.parameters())
     origin = origin_of(model)
-    name = origin.name if origin else model.config._name_or_path or model.config.model_type
+    name = origin.name if origin else model.config.name_or_path or model.config.model_type
     kept = " (4-bit)" if weights_in_4_bits(model) else " (8-bit)" if quantized_weights(model) else ""
     dtype = str(model.dtype).removeprefix("torch.") + kept
     batch = f"{args.per_device_train_batch_size} x {args.gradient_accumulation_steps}"

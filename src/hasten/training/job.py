@@ -65,6 +65,7 @@ from hasten.training import record
 from hasten.training.callbacks import Recorder, Requests, last_checkpoint, trainer_callbacks
 from hasten.training.config import RunConfig
 from hasten.training.determinism import deterministic
+from hasten.training.newer import note
 from hasten.training.rows import model_tokenizer, options_of, prepared_rows
 from hasten.training.samples import Sample, answer_all, choose
 from hasten.training.signals import job_signals
@@ -362,6 +363,7 @@ def _decisions(job: Job) -> list[Decision]:
     trained, total = trainable_parameters(job.model)
     fast = job.fast.applied
     device, *others = job.plan.decisions
+    newer = note(record.versions())
     return [
         device,
         *say_memory(job.memory, watched=job.watched),
@@ -375,7 +377,8 @@ def _decisions(job: Job) -> list[Decision]:
         *([_kernels(job.hardware)] if fast.layers or fast.head else []),
         *job.fast.decisions,
         Decision(part="adapter", choice=f"{trained:,} of {total:,} values trained", why=f"LoRA r{job.config.lora.r}"),
-        *(Decision(part="note", choice=note, why="found while loading") for note in job.notes),
+        *(Decision(part="note", choice=found, why="found while loading") for found in job.notes),
+        *([Decision(part="versions", choice=newer, why="newer than tested; going on")] if newer else []),
     ]
 
 
