@@ -17,8 +17,11 @@ ATTRIBUTES = {
         {"blocks/layer.py", "blocks/packed_attention.py"},
     ),
     "_commit_hash": ("which revision a config came from; read with a default", {"lora/originals.py"}),
-    "_keep_in_fp32_modules": ("what a quantizer has to leave alone", {"loading/eight_bit.py"}),
-    "_keep_in_fp32_modules_strict": ("the same, while weights are read", {"loading/published_fp8.py"}),
+    "_keep_in_fp32_modules": ("what a quantizer has to leave alone", {"estimate/facts.py", "loading/eight_bit.py"}),
+    "_keep_in_fp32_modules_strict": (
+        "the same, while weights are read",
+        {"estimate/facts.py", "loading/published_fp8.py"},
+    ),
     "_model_mapping": ("the class that belongs to a config", {"export/verify/logits.py"}),
     "_name_or_path": ("the name in a record; read with a default", {"quant/layers.py"}),
     "_weight_conversions": ("how runtime names become those on disk; read with a default", {"compat/merged.py"}),

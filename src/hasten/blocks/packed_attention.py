@@ -187,9 +187,11 @@ def _varlen_fits(
 
 @cache
 def _varlen_scales() -> bool:
-    """Whether this torch's kernel takes a scale and a window (2.10 has neither)."""
-    from torch.nn.attention.varlen import varlen_attn
-
+    """Whether this torch has the kernel, and it takes a scale and a window (2.10's takes neither)."""
+    try:
+        from torch.nn.attention.varlen import varlen_attn
+    except ModuleNotFoundError:  # a vendor's build of a torch that was not released yet
+        return False
     return {"scale", "window_size"} <= set(inspect.signature(varlen_attn).parameters)
 
 
