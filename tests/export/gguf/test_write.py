@@ -13,9 +13,11 @@ from hasten.errors import ConfigError, MissingPackageError, ModelError, StorageE
 from hasten.export.gguf import encoders, write
 from hasten.export.gguf.encoders import Type
 from hasten.export.gguf.metadata import DIFFERENCES
-from hasten.export.gguf.mixes import Chosen
+from hasten.export.gguf.mixes import BASE, Chosen
 from hasten.export.gguf.source import Source
 from hasten.export.gguf.write import Fallback, plan_gguf, write_gguf
+from hasten.export.verify import llama_cpp, logits
+from hasten.export.verify.weights import BOUNDS
 from hasten.export.weights import PlainFolder
 from hasten.families.base import all_families
 from support import judges, tiny
@@ -296,6 +298,16 @@ def test_the_embedded_model_as_llama_cpps_converter_has_it(demo_model_folder, tm
     assert set(facts) <= {"tokenizer.ggml.pre"}
 
 
+def require_predictions(written, model, ids, experts=False):
+    """Every file is loaded by llama.cpp, and predicts what the model does within what its types can lose."""
+    meant = logits.predictions(model, ids)
+    for name, each in written.items():
+        kinds = {kind.name for kind in each.tensors}
+        most = llama_cpp.bound(max(BOUNDS[kind] for kind in kinds), kinds)
+        check = llama_cpp.compare(name, each.path, ids, meant, most, experts=experts)
+        assert check.state == "within", f"{name}: {check.said}"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("model_type", MODEL_TYPES)
 def test_llama_cpp_answers_as_transformers(model_type, tmp_path):
@@ -309,14 +321,14 @@ def test_llama_cpp_answers_as_transformers(model_type, tmp_path):
     own |= {"moe_intermediate_size": 256} if model_type in ("qwen2_moe", "qwen3_moe") else {}
     own |= {"shared_expert_intermediate_size": 512} if model_type == "qwen2_moe" else {}
     folder = family_folder(tmp_path / "model", model_type, **{**WIDE, **own})
-    written = write_gguf(PlainFolder(folder), files(tmp_path, "f16", "q8_0", "q4_k_m"))
+    written = write_gguf(PlainFolder(folder), files(tmp_path, *BASE))
     model, ids = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval(), [5, 20, 33, 47, 60]
     with serving(written["f16"].path) as post:
         assert greedy(post, ids) == greedy_here(model, ids, [tiny.EOS])
-    for name in ("q8_0", "q4_k_m"):
-        assert written[name].fallbacks == ()
-        with serving(written[name].path) as post:
-            assert len(greedy(post, ids)) == 32
+    assert all(each.fallbacks == () for each in written.values())
+    require_predictions(
+        written, model, torch.arange(3, 51).tolist(), experts="moe" in model_type or model_type == "mixtral"
+    )
 
 
 @pytest.mark.slow
@@ -324,7 +336,7 @@ def test_llama_cpp_reads_the_embedded_model_as_transformers(demo_model_folder, d
     judges.package("xllamacpp")
     from transformers import AutoModelForCausalLM
 
-    written = write_gguf(PlainFolder(demo_model_folder), files(tmp_path, "f16", "q8_0", "q4_k_m"))
+    written = write_gguf(PlainFolder(demo_model_folder), files(tmp_path, *BASE))
     chat = [{"role": "user", "content": "Name three colours of the rainbow."}]
     ids = demo_tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_dict=False)
     model = AutoModelForCausalLM.from_pretrained(demo_model_folder, dtype=torch.float32).eval()
@@ -332,7 +344,5 @@ def test_llama_cpp_reads_the_embedded_model_as_transformers(demo_model_folder, d
     with serving(written["f16"].path) as post:
         assert post("/tokenize", content=text, parse_special=True, add_special=True)["tokens"] == ids
         assert greedy(post, ids) == greedy_here(model, ids, [0, demo_tokenizer.eos_token_id])
-    for name in ("q8_0", "q4_k_m"):
-        with serving(written[name].path) as post:
-            assert len(greedy(post, ids)) == 32
+    require_predictions(written, model, demo_tokenizer(logits.TEXT)["input_ids"])
     assert json.loads((demo_model_folder / "config.json").read_text())["tie_word_embeddings"]
