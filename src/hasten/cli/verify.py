@@ -84,6 +84,7 @@ def command(
     header = run.record()["header"]
     demo.show_samples(out, result.samples)
     demo.show_figures(out, result)
+    out.say("(held-out loss may rise: eight rows are learnt by heart, which `hasten demo` does not do)")
     if result.first_step_s is not None:
         out.say(f"first step after {result.first_step_s:.1f} s, everything {result.total_s:.0f} s")
     equal = None
