@@ -77,7 +77,12 @@ def test_importing_is_light():
 
 def test_without_trl():
     code = (
-        "import sys; sys.modules['trl'] = None\n"
+        "import sys\n"
+        "class Missing:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name == 'trl':\n"
+        "            raise ModuleNotFoundError(\"No module named 'trl'\", name='trl')\n"
+        "sys.meta_path.insert(0, Missing())\n"
         "from hasten.errors import MissingPackageError\n"
         "from hasten import FastLanguageModel\n"
         "try:\n    from hasten import SFTTrainer\n"
