@@ -118,7 +118,7 @@ def _model(
         file.unlink()
         print(name, kind, arms[kind], file=sys.stderr, flush=True)
     for kind in {"f32", "f16"} & set(arms):
-        if arms[kind]["nats"] > SAME:
+        if not arms[kind]["nats"] <= SAME:  # NaN, too
             raise SystemExit(f"{kind}: {arms[kind]['nats']} nats from the model itself: the file is another model's")
     return {
         "weights": sum(math.prod(shape) for shape in weights.shapes.values()),

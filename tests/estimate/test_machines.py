@@ -36,9 +36,9 @@ def test_limits_of_a_control_group(tmp_path):
         "/sys/fs/cgroup/memory.max": f"{32 * GIB}\n",
         "/sys/fs/cgroup/memory.current": f"{2 * GIB}\n",
     }
-    assert recorded(changed(tmp_path, files=group)).budget.bytes == 30 * GIB
+    assert recorded(changed(tmp_path, files=group)).budget.bytes == (30 - 4) * GIB
     slowed = group | {"/sys/fs/cgroup/memory.high": f"{16 * GIB}\n"}
-    assert recorded(changed(tmp_path, files=slowed)).budget.bytes == 14 * GIB
+    assert recorded(changed(tmp_path, files=slowed)).budget.bytes == (14 - 4) * GIB
     cpu = recorded(changed(tmp_path, device=False, files=group))
     assert (cpu.hardware.device, cpu.hardware.total_bytes) == ("cpu", 32 * GIB)
     assert cpu.budget.bytes == 30 * GIB - reserve_of("cpu", 32 * GIB)
@@ -81,3 +81,9 @@ def test_sizes():
 def test_this_machine_has_a_budget():
     found = this_machine()
     assert 0 <= found.budget.bytes <= found.hardware.total_bytes
+
+
+def test_a_size_has_a_unit():
+    for wrong in ("24", "9" * 400 + "TB"):
+        with pytest.raises(ConfigError, match="--memory.*such as 24GB"):
+            of_size(wrong)

@@ -114,3 +114,22 @@ def test_remote_code_is_not_run(tmp_path):
     file.write_text(json.dumps({"model_type": "own", "auto_map": {"AutoConfig": "code.Config"}}))
     with pytest.raises(ModelError, match="Code of others is not run"):
         describe(str(file), LoadOptions())
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"model_type": "llama", "hidden_size": 3072.5},
+        {"model_type": "llama", "num_attention_heads": 0},
+        {"model_type": "llama", "num_hidden_layers": None},
+        {"model_type": "mamba"},
+    ],
+)
+def test_a_configuration_that_is_none(values, tmp_path):
+    from hasten.estimate.facts import facts_of
+
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(values), encoding="utf-8")
+    with pytest.raises(ModelError):
+        described = describe(str(path), LoadOptions())
+        facts_of(described.name, described.config)

@@ -139,7 +139,7 @@ def test_a_figure_of_cuda_that_is_not_supported(monkeypatch):
 
 def test_a_limited_cpu_has_what_its_group_has(monkeypatch):
     without_cuda(monkeypatch)
-    monkeypatch.setattr(module, "read_cgroup", lambda: Cgroup(limit=2**30, usage=0))
+    monkeypatch.setattr(module, "read_cgroup", lambda: Cgroup(limit=2**30, room=2**30))
     assert probe().total_bytes == 2**30
     monkeypatch.setattr(module, "read_cgroup", lambda: None)
     assert probe().total_bytes > 2**30

@@ -39,3 +39,7 @@ def test_a_home_that_cannot_be_told(monkeypatch):
     monkeypatch.setattr("pathlib.Path.home", none)
     assert home() == ""
     assert redacted("/root/x", {}, [""]) == "/root/x"
+
+
+def test_logins_in_addresses():
+    assert redacted("via http://bob:secret@proxy.corp:8080/x", {}) == "via http://...@proxy.corp:8080/x"

@@ -131,13 +131,14 @@ def facts_of(name: str, config: Any, targets: Sequence[str] = ()) -> Facts:
 
 def _made(name: str, config: Any) -> Any:
     import torch
+    from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoModelForCausalLM
 
     plain = type(config).from_dict({key: each for key, each in config.to_dict().items() if key != _QUANTIZED})
     try:
         with torch.device("meta"):
             return AutoModelForCausalLM.from_config(plain, dtype=torch.bfloat16)
-    except (ValueError, LookupError, AttributeError, ImportError) as cause:
+    except (ValueError, LookupError, AttributeError, ImportError, ArithmeticError, StrictDataclassError) as cause:
         reason = (str(cause).strip().splitlines() or [type(cause).__name__])[0][:300]
         raise ModelError(
             name,
@@ -153,6 +154,7 @@ _QUANTIZED = "quantization_config"
 def _weights(model: Any, layout: Published | None, own: dict[str, Any]) -> tuple[Weight, ...]:
     from torch import nn
     from transformers.quantizers.base import HfQuantizer
+    from transformers.quantizers.quantizers_utils import should_convert_module
 
     skipped = own.get("llm_int8_skip_modules")
     kept = HfQuantizer.get_modules_to_not_convert(model, skipped, model._keep_in_fp32_modules)
@@ -161,7 +163,7 @@ def _weights(model: Any, layout: Published | None, own: dict[str, Any]) -> tuple
     for name, module in model.named_modules():
         if type(module) is not nn.Linear:
             continue
-        left = layout.leaves(name) if layout else any(name == each or name.endswith(f".{each}") for each in kept)
+        left = layout.leaves(name) if layout else not should_convert_module(name, kept)
         if not left and module is not model.get_output_embeddings():
             linear.add(f"{name}.weight")
     found = []
@@ -190,7 +192,13 @@ def _adapted(model: Any, names: Sequence[str]) -> list[tuple[int, int]]:
 
 def _widths(text: Any) -> Widths:
     """From the configuration, where no layer is fast: of experts, those that a token goes through."""
-    hidden, heads = int(text.hidden_size), int(text.num_attention_heads)
+    try:
+        hidden, heads = int(text.hidden_size), int(text.num_attention_heads)
+    except AttributeError as cause:
+        rule = "Activations are counted for decoders with attention."
+        raise ModelError(
+            str(text.model_type), f"its configuration has no {cause.name}", rule, "Name another."
+        ) from cause
     width = int(getattr(text, "head_dim", None) or hidden // heads)
     experts = int(getattr(text, "num_experts_per_tok", 0) or 0)
     one = int(getattr(text, "moe_intermediate_size", 0) or getattr(text, "intermediate_size", 0) or 4 * hidden)

@@ -14,7 +14,7 @@ from hasten.hardware.evidence import load_evidence
 from hasten.hardware.memory import MEMINFO, Budget, budget, cgroup_of, parse_meminfo, said
 from hasten.hardware.probe import Hardware, memory_budget, probe
 
-_SIZE = re.compile(r"^\s*(?P<number>\d+(\.\d+)?)\s*(?P<unit>[KMGT]i?B?)?\s*$", re.IGNORECASE)
+_SIZE = re.compile(r"^\s*(?P<number>\d{1,15}(\.\d{1,15})?)\s*(?P<unit>[KMGT]i?B?)\s*$", re.IGNORECASE)
 _POWERS = {"k": 1, "m": 2, "g": 3, "t": 4}
 
 
@@ -36,8 +36,8 @@ def of_size(text: str) -> Machine:
     found = _SIZE.match(text)
     size = 0
     if found is not None:
-        unit = (found["unit"] or "").lower()
-        size = int(float(found["number"]) * (1024 if "i" in unit else 1000) ** _POWERS.get(unit[:1], 0))
+        unit = found["unit"].lower()
+        size = int(float(found["number"]) * (1024 if "i" in unit else 1000) ** _POWERS[unit[0]])
     if size <= 0:
         raise ConfigError("--memory", repr(text), "It is a size, such as 24GB or 24GiB.", "Write one.")
     card = Hardware(device="cuda:0", name=f"a GPU with {said(size)}", total_bytes=size, cores=1, bf16=True)

@@ -11,7 +11,7 @@ import json
 import struct
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from hasten.errors import ModelError
 from hasten.loading import demo, ollama_store
@@ -71,6 +71,7 @@ def describe(name: str, options: LoadOptions) -> Described:
 
 
 def _config_alone(path: Path) -> Described:
+    from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoConfig
 
     values = read_json(path)
@@ -78,7 +79,7 @@ def _config_alone(path: Path) -> Described:
     kind = str(values.pop("model_type"))
     try:
         config = AutoConfig.for_model(kind, **values)
-    except (ValueError, TypeError, LookupError) as cause:
+    except (ValueError, TypeError, LookupError, ArithmeticError, StrictDataclassError) as cause:
         raise ModelError(
             str(path),
             f"transformers cannot read it ({str(cause)[:200]})",
@@ -162,13 +163,20 @@ def _hub(name: str, config: Any, options: LoadOptions) -> Described:
 
 def _hub_headers(name: str, config: Any, options: LoadOptions) -> Described:
     from huggingface_hub import get_safetensors_metadata
-    from huggingface_hub.errors import HfHubHTTPError, NotASafetensorsRepoError, OfflineModeIsEnabled
+    from huggingface_hub.errors import (
+        HfHubHTTPError,
+        NotASafetensorsRepoError,
+        OfflineModeIsEnabled,
+        SafetensorsParsingError,
+    )
 
+    # The root of the hub client's HTTP library, whichever that is (as in data/readers/hub_set.py).
+    http_error = cast(type[Exception], HfHubHTTPError.__bases__[0])
     try:
         found = get_safetensors_metadata(name, revision=options.revision, token=options.token)
     except NotASafetensorsRepoError:
         return Described(name, config, notes=("the repository has no safetensors weights; hasten refuses pickles",))
-    except (HfHubHTTPError, OfflineModeIsEnabled, OSError) as cause:
+    except (HfHubHTTPError, OfflineModeIsEnabled, SafetensorsParsingError, OSError, http_error) as cause:
         reason = (str(cause).strip().splitlines() or [type(cause).__name__])[0][:200]
         return Described(name, config, notes=(f"the weights' headers were not read ({reason})",))
     types = {str(dtype): int(count) for dtype, count in found.parameter_count.items()}

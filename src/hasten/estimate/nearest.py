@@ -101,8 +101,9 @@ def _others(facts: Facts, settings: Settings) -> Iterator[tuple[float, Settings,
         if check:
             changes["checkpointing"] = f"--checkpointing {checkpointing} (slower, the same numbers)"
         if cut:
-            times = -(-settings.batch // batch)
-            changes["batch"] = f"--batch {batch} (with {times} times as many accumulations the update stays the same)"
+            times, rest = divmod(settings.batch, batch)
+            same = f" (with {times} times as many accumulations the update stays the same)" if not rest else ""
+            changes["batch"] = f"--batch {batch}{same}"
         if other:
             changes["optimizer"] = f"--optimizer {optimizer}"
         if short:

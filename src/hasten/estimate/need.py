@@ -113,6 +113,9 @@ def estimate(
         ConfigError: settings that contradict each other or the machine.
     """
     settings.check()
+    if settings.full and (facts.quantized or facts.layout is not None):
+        rule = "Quantized weights are frozen: only an adapter on them is trained."
+        raise ConfigError("--full", "of a quantized checkpoint", rule, "Name its 16-bit original, or leave out --full.")
     hardware = machine.hardware
     dtype, _ = choose_dtype(hardware, settings.dtype)
     item = ITEM[dtype]

@@ -138,6 +138,7 @@ class _Job:
         try:
             with ExitStack() as stack:
                 scratch = stack.enter_context(owned(self.output, self.token))
+                stack.callback(self._remove_drafts)  # before the job's own folder, by which they are found again
                 with storing(self.output):
                     (scratch / self.name).mkdir()
                     model = dressed(self.opened, scratch / self.name)
@@ -150,15 +151,17 @@ class _Job:
                 if self.wanted.gguf:
                     self._gguf(model)
         finally:
-            for draft in self.drafts.values():
-                if draft.exists():
-                    shutil.rmtree(draft)
             if made_here and not any(self.output.iterdir()):
                 self.output.rmdir()
         if self.wanted.ollama is not None:
             self._create()
         self._record()
         return self.done
+
+    def _remove_drafts(self) -> None:
+        for folder in self.drafts.values():
+            if folder.exists():
+                shutil.rmtree(folder)
 
     def _folders(self) -> None:
         wanted = self.wanted

@@ -27,6 +27,8 @@ GIB = 2**30
 Kind = Literal["discrete", "unified", "cpu"]
 FLUSH = "sync; echo 3 | sudo tee /proc/sys/vm/drop_caches"
 """Drops cached files. It is printed, never run: it needs root, and slows other programs down."""
+_DIGITS = 20
+"""More than any figure of bytes has: a mangled text's."""
 _UNLIMITED = 2**60
 """Limits from here on mean none: control groups of version 1 write the largest multiple of a page."""
 MEMINFO = "/proc/meminfo"
@@ -52,14 +54,9 @@ class Cgroup:
     """The tightest limit that a control group (a container, a service) puts on this process, in bytes."""
 
     limit: int
-    usage: int
-    inactive_file: int = 0
-    """Of the usage, cached files that nobody has looked at for a while: dropped when memory is needed."""
-
-    @property
-    def room(self) -> int:
-        """What may still be taken."""
-        return max(0, self.limit - max(0, self.usage - self.inactive_file))
+    """The lowest of this group and those around it."""
+    room: int
+    """What may still be taken: the least that any of them leaves."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,8 +97,9 @@ def parse_meminfo(text: str) -> Meminfo | None:
     for line in text.splitlines():
         name, _, rest = line.partition(":")
         words = rest.split()
-        if words and words[0].isdecimal() and words[0].isascii() and words[1:] in ([], ["kB"]):
-            found.setdefault(name.strip(), int(words[0]) * (1024 if words[1:] else 1))
+        amount = _whole(words[0]) if words else None
+        if amount is not None and words[1:] in ([], ["kB"]):
+            found.setdefault(name.strip(), amount * (1024 if words[1:] else 1))
     total = found.get("MemTotal", 0)
     if not total:
         return None
@@ -119,19 +117,21 @@ def parse_meminfo(text: str) -> Meminfo | None:
 
 def parse_limit(text: str) -> int | None:
     """A control group's limit in bytes, as ``memory.max`` or ``memory.limit_in_bytes`` has it; None: there is none."""
-    word = text.strip()
-    if not (word.isdecimal() and word.isascii()) or int(word) >= _UNLIMITED:
-        return None
-    return int(word)
+    amount = _whole(text.strip())
+    return None if amount is None or amount >= _UNLIMITED else amount
 
 
 def parse_stat(text: str, name: str) -> int:
     """A figure in the text of a control group's ``memory.stat``; 0 where it is missing."""
     for line in text.splitlines():
         words = line.split()
-        if len(words) == 2 and words[0] == name and words[1].isdecimal() and words[1].isascii():
-            return int(words[1])
+        if len(words) == 2 and words[0] == name:
+            return _whole(words[1]) or 0
     return 0
+
+
+def _whole(word: str) -> int | None:
+    return int(word) if word.isdecimal() and word.isascii() and len(word) <= _DIGITS else None
 
 
 def own_groups(text: str) -> tuple[str | None, str | None]:
@@ -190,16 +190,15 @@ def budget(
         figures["cuda_free"] = cuda_free
     limit = ""
     if cgroup is not None:
-        figures |= {"cgroup_limit": cgroup.limit, "cgroup_usage": cgroup.usage, "cgroup_room": cgroup.room}
+        figures |= {"cgroup_limit": cgroup.limit, "cgroup_room": cgroup.room}
         limit = f"; the control group leaves {said(cgroup.room)} of {said(cgroup.limit)}"
     if kind == "cpu":
         reserve = reserve_of(kind, min(meminfo.total, cgroup.limit) if cgroup else meminfo.total)
         free = min(meminfo.available, cgroup.room) if cgroup else meminfo.available
         rule = f"MemAvailable {said(meminfo.available)}{limit}, less a reserve of {said(reserve)}"
         return Budget(bytes=max(0, free - reserve), rule=rule, reserve=reserve, figures=figures)
-    reserve = reserve_of(kind, meminfo.total)
-    free = max(0, meminfo.available - reserve)
-    free = min(free, cgroup.room) if cgroup else free
+    reserve = reserve_of(kind, min(meminfo.total, cgroup.limit) if cgroup else meminfo.total)
+    free = max(0, (min(meminfo.available, cgroup.room) if cgroup else meminfo.available) - reserve)
     theirs = f"CUDA says {said(cuda_free)} free" if cuda_free is not None else "CUDA gives no figure"
     less = f"MemAvailable {said(meminfo.available)} less a reserve of {said(reserve)}"
     rule = f"shared memory: {less}{limit}{held} ({theirs})"
@@ -224,8 +223,11 @@ def cgroup_of(read: Callable[[str], str]) -> Cgroup | None:
     Args:
         read: the text of a file by its path; nothing where it is not there.
     """
-    found = [_group(read, folder, names) for folder, names in _group_folders(read(OWN_GROUPS))]
-    return min((group for group in found if group is not None), key=lambda group: group.room, default=None)
+    groups = [_group(read, folder, names) for folder, names in _group_folders(read(OWN_GROUPS))]
+    found = [group for group in groups if group is not None]
+    if not found:
+        return None
+    return Cgroup(limit=min(group.limit for group in found), room=min(group.room for group in found))
 
 
 def cgroup_files(own: str) -> list[str]:
@@ -238,12 +240,13 @@ class _Names:
     limits: tuple[str, ...]
     """The lowest holds: above `memory.high` a group is slowed down until it gives memory back."""
     usage: str
-    inactive: str
+    files: tuple[str, ...]
+    """Of the usage, cached files: dropped when memory is needed."""
 
 
 _STAT = "memory.stat"
-_SECOND = _Names(("memory.max", "memory.high"), "memory.current", "inactive_file")
-_FIRST = _Names(("memory.limit_in_bytes",), "memory.usage_in_bytes", "total_inactive_file")
+_SECOND = _Names(("memory.max", "memory.high"), "memory.current", ("inactive_file", "active_file"))
+_FIRST = _Names(("memory.limit_in_bytes",), "memory.usage_in_bytes", ("total_inactive_file", "total_active_file"))
 
 
 def _group_folders(own: str) -> list[tuple[PurePosixPath, _Names]]:
@@ -271,7 +274,8 @@ def _group(read: Callable[[str], str], folder: PurePosixPath, names: _Names) -> 
     usage = parse_limit(read(f"{folder}/{names.usage}"))
     if limit is None or usage is None:
         return None
-    return Cgroup(limit=limit, usage=usage, inactive_file=parse_stat(read(f"{folder}/{_STAT}"), names.inactive))
+    cached = sum(parse_stat(read(f"{folder}/{_STAT}"), name) for name in names.files)
+    return Cgroup(limit=limit, room=max(0, limit - max(0, usage - cached)))
 
 
 def read_meminfo() -> Meminfo:

@@ -112,24 +112,25 @@ def run(words: Sequence[str], limit_s: float = COMMAND_S, environment: Mapping[s
         environment: all of its variables; None for this process' own.
     """
     try:
-        done = subprocess.run(
+        program = subprocess.Popen(
             list(words),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            timeout=limit_s,
-            check=False,
             env=None if environment is None else dict(environment),
         )
     except FileNotFoundError:
         return Reading(failure=_MISSING_PROGRAM)
-    except subprocess.TimeoutExpired:
-        return Reading(failure=f"no answer within {limit_s:g} s")
     except (OSError, ValueError) as cause:  # not executable, another machine's program
         return Reading(failure=f"cannot be run: {cause}")
-    text = _kept(done.stdout.decode("utf-8", errors="replace"))
-    if done.returncode:
-        ended = f"signal {-done.returncode}" if done.returncode < 0 else f"exit code {done.returncode}"
+    try:
+        said, _ = program.communicate(timeout=limit_s)
+    except subprocess.TimeoutExpired:
+        program.kill()  # and not waited for: a program that waits for a broken driver cannot be ended
+        return Reading(failure=f"no answer within {limit_s:g} s")
+    text = _kept(said.decode("utf-8", errors="replace"))
+    if program.returncode:
+        ended = f"signal {-program.returncode}" if program.returncode < 0 else f"exit code {program.returncode}"
         return Reading(text=text, failure=ended)
     return Reading(text=text)
 

@@ -11,6 +11,8 @@ from typing import Any
 
 _HOMES = re.compile(r"/(?:home|Users)/[^/\s:'\"]+")
 _CARDS = re.compile(r"\b(GPU|MIG)-[0-9a-fA-F][0-9a-fA-F-]{7,}")
+_LOGINS = re.compile(r"//[^/\s@]+@")
+"""Names and passwords in addresses, of proxies above all."""
 _COMMON = {"root", "user", "ubuntu", "admin", "nvidia", "localhost", "linux", "none"}
 """Names that tell nothing, and that stand in texts for other things."""
 _SHORTEST = 3
@@ -48,7 +50,7 @@ def redacted(values: Any, names: dict[str, str], homes: Iterable[str] = ()) -> A
     text = values
     for home in homes:
         text = re.sub(rf"{re.escape(home)}(?=[/\s:'\"]|$)", "~", text)
-    text = _CARDS.sub(r"\1-...", _HOMES.sub("~", text))
+    text = _LOGINS.sub("//...@", _CARDS.sub(r"\1-...", _HOMES.sub("~", text)))
     for name, other in sorted(names.items(), key=lambda pair: -len(pair[0])):
         text = re.sub(rf"(?<![\w-]){re.escape(name)}(?![\w-])", other, text)
     return text

@@ -23,6 +23,8 @@ from hasten.loading.gguf_file import GgufFile
 _MERGED = re.compile(r"^blk\.(\d+)\.ffn_(gate|up|down)_exps\.weight$")
 _SPLIT = re.compile(r"^blk\.(\d+)\.ffn_(gate|up|down)\.(\d+)\.weight$")
 _LIVE = re.compile(r"^(model\.layers\.\d+)\.mlp\.(.+)$")
+_MOST = 4096
+"""Experts of a layer: more than any model has, few enough that a name for each of them is nothing."""
 _SOFTMAX = 1
 
 
@@ -95,6 +97,8 @@ def fields_of(file: GgufFile, experts: Experts) -> dict[str, Any]:
         ModelError: experts that are chosen or weighed in another way than the architecture's, or impossible numbers.
     """
     count, used = int(file.need("expert_count")), int(file.need("expert_used_count"))
+    if count > _MOST:
+        raise _refused(file, "expert_count", f"A layer has at most {_MOST:,} experts.", "Download it again.")
     if not 1 <= used <= count:
         raise _refused(file, "expert_used_count", f"Of {count} experts, 1 to {count} are used.", "Download it again.")
     _require_usual(file, experts)

@@ -124,6 +124,9 @@ def _of_experts(
     if place.number is not None:
         return [Stored(place.name(form.experts, place.number), tensor, shape, kept)]
     count, rows, width = shape
+    if not rows * width:  # such a tensor has no bytes, so that its file may say any number of experts
+        rule = "Download it again, or use the model's Hugging Face folder."
+        raise ModelError(str(file.path), f"tensor '{tensor.name}' of shape {shape}", "Experts have values.", rule)
     return [
         Stored(place.name(form.experts, number), tensor, (rows, width), kept, first=number * rows)
         for number in range(count)

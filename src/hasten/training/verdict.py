@@ -46,8 +46,8 @@ def learning_check(losses: Sequence[float], *, whole: bool = True) -> Check:
     rule = f"the mean of the last {_LAST} steps is at most {SHARE:.0%} of the first step's"
     if not whole or not losses:
         return Check("learning", False, f"stopped after {len(losses)} steps", rule)
-    first, tail = losses[0], losses[-_LAST:]
-    last = sum(tail) / len(tail)
+    first, tail = losses[0], losses[1:][-_LAST:]
+    last = sum(tail) / len(tail) if tail else math.nan
     share = last / first if first else math.nan
     found = f"loss {first:.4f} -> {last:.4f}, {share:.0%} of it"
     return Check("learning", math.isfinite(last) and share <= SHARE, found, rule)
@@ -91,27 +91,30 @@ def reload_check(equal: bool | None) -> Check:
         equal: what came out; None where there was no question to ask (a model without a chat template has none).
     """
     found = {True: "same answer", False: "another answer", None: "not compared: no held-out question"}[equal]
-    return Check(
-        "reload", bool(equal), found, "the saved adapter, in a fresh process, answers as the trained model did"
-    )
+    rule = "the saved adapter, in a fresh process, answers as the trained model did"
+    return Check("reload", equal is not False, found, rule)
 
 
-def fallback_check(header: Sequence[Mapping[str, Any]], at_work: Sequence[str]) -> Check:
+def fallback_check(header: Sequence[Mapping[str, Any]]) -> Check:
     """Whether anything was slower than this machine and model allow, for a reason that an installation can mend.
+
+    Args:
+        header: decisions of the run's header, as plain values.
+    """
+    found = [_line(row) for row in header if row.get("fallback") and row.get("part") in _INSTALLATION]
+    rule = "nothing fell back to a slower way that the installation should have"
+    return Check("fallbacks", not found, "; ".join(found) or "none", rule)
+
+
+def noted_fallbacks(header: Sequence[Mapping[str, Any]], at_work: Sequence[str] = ()) -> list[str]:
+    """Slower ways that this model or this card asks for: to be known, not to be mended.
 
     Args:
         header: decisions of the run's header, as plain values.
         at_work: what training itself could not do fast.
     """
-    found = [_line(row) for row in header if row.get("fallback") and row.get("part") in _INSTALLATION]
-    found += list(at_work)
-    rule = "nothing fell back to a slower way that the installation should have"
-    return Check("fallbacks", not found, "; ".join(found) or "none", rule)
-
-
-def noted_fallbacks(header: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Slower ways that this model or this card asks for: to be known, not to be mended."""
-    return [_line(row) for row in header if row.get("fallback") and row.get("part") not in _INSTALLATION]
+    found = [_line(row) for row in header if row.get("fallback") and row.get("part") not in _INSTALLATION]
+    return [*found, *at_work]
 
 
 def _line(row: Mapping[str, Any]) -> str:

@@ -42,7 +42,7 @@ class Watchdog(TrainerCallback):
         """Save and stop where memory runs out."""
         now = self.read()
         self.left = [*self.left[-2:], now.bytes]
-        if self.found is None and runs_out(self.left):
+        if self.found is None and runs_out(self.left) and state.global_step < state.max_steps:  # else it is done
             self.found, self.step = now, state.global_step
         if self.found is not None:
             control.should_save = control.should_training_stop = True

@@ -28,3 +28,7 @@ def test_everything_else_is_compared_as_it_is():
 def test_texts_are_values_too():
     assert respelled('{"x": "a\\nb"}', ["a\nb"]) == respelled('{"x": "a\\u000ab"}', ["a\nb"])
     assert respelled('say "a" and "', ["a"]) == 'say "a" and "'
+
+
+def test_braces_without_end_are_text():
+    assert list(spans('{"a":' * 20000, [{"a": 1}], 0)) == []

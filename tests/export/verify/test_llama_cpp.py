@@ -13,6 +13,7 @@ from hasten.export.gguf.write import write_gguf
 from hasten.export.verify import llama_cpp, logits
 from hasten.export.verify.weights import BOUNDS
 from hasten.export.weights import PlainFolder
+from hasten.hardware.memory import Meminfo
 from support import judges, tiny
 
 IDS = [1, 5, 20, 33, 47, 60, 99, 12, 8, 77, 31, 54, 3, 64, 90, 111, 25, 40, 18, 70]
@@ -141,7 +142,7 @@ def test_where_it_cannot_be_asked(case, monkeypatch):
     assert compared(files["f32"], meant).said == "no llama.cpp here (pip install xllamacpp)"
     monkeypatch.setattr(llama_cpp, "version", lambda: "1.2")
     assert llama_cpp.compare("x", files["f32"], [1], meant, 1.0).said == "the text is too short"
-    monkeypatch.setattr(llama_cpp.psutil, "virtual_memory", lambda: type("Memory", (), {"available": 1000})())
+    monkeypatch.setattr(llama_cpp, "read_meminfo", lambda: Meminfo(total=2000, free=1000, available=1000))
     check = compared(files["f32"], meant)
     assert check.state == "skipped" and "GiB and more are needed" in check.said
 

@@ -45,7 +45,7 @@ def test_the_control_group_limits_both():
         "/sys/fs/cgroup/a/memory.current": Reading("0"),
     }
     found = said(machine(True, **group))
-    assert "64.0 GiB to plan with" in found["memory"].found
+    assert "60.0 GiB to plan with" in found["memory"].found
     unlimited = own | {"/sys/fs/cgroup/a/memory.max": Reading("max"), "/sys/fs/cgroup/a/memory.high": Reading("x")}
     assert "memory limit" not in said(machine(True, **unlimited))
     larger = {

@@ -121,10 +121,15 @@ def _named_original(place: Path) -> str | None:
     """
     if not (place / _FIGURES).is_file():
         return None
-    named = str(read_json(place / _FIGURES).get("model"))
-    if named == DEMO or named.startswith(PREFIX) or Path(named).expanduser().is_absolute():
-        return named
-    near = next((folder / named for folder in (place.parent, place) if (folder / named).exists()), None)
+    named = read_json(place / _FIGURES).get("model")
+    if not isinstance(named, str) or not named:
+        return None
+    try:
+        if named == DEMO or named.startswith(PREFIX) or Path(named).expanduser().is_absolute():
+            return named
+        near = next((folder / named for folder in (place.parent, place) if (folder / named).exists()), None)
+    except (OSError, RuntimeError):  # no name of a file: too long, or of nobody's home
+        return None
     return named if near is None else str(near)
 
 

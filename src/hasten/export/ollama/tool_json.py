@@ -32,7 +32,7 @@ def spans(text: str, values: Sequence[Any], start: int = 0) -> Iterator[tuple[in
         if text[place] in opening:
             try:
                 found, stop = _DECODER.raw_decode(text, place)
-            except ValueError:  # a brace or a quote of the text's own
+            except (ValueError, RecursionError):  # a brace or a quote of the text's own
                 place += 1
                 continue
             if (spelled := _sorted(found)) in wanted:

@@ -41,6 +41,7 @@ import torch
 from hasten.export.verify import logits
 from hasten.export.verify.checks import Check
 from hasten.export.verify.weights import BOUNDS
+from hasten.hardware.memory import budget, read_cgroup, read_meminfo
 
 PACKAGE = "xllamacpp"
 NAME = "logits (llama.cpp)"
@@ -95,7 +96,7 @@ def compare(
     if found is None:
         return Check(target, NAME, "skipped", f"no llama.cpp here (pip install {PACKAGE})")
     by, size = f"{PACKAGE} {found}", file.stat().st_size
-    free = psutil.virtual_memory().available
+    free = budget("cpu", meminfo=read_meminfo(), cgroup=read_cgroup()).bytes
     if 1.3 * size > free:
         return Check(
             target, NAME, "skipped", f"{size / 2**30:.1f} GiB and more are needed, {free / 2**30:.1f} are free"
@@ -154,6 +155,8 @@ def _compared(
     most: float,
     experts: bool,
 ) -> Check:
+    if len(tops) != len(lengths) or not all(tops):
+        return Check(target, NAME, "skipped", f"{by} answered nothing that can be read")
     rows = meant_TV.shape[-1]
     odd = next((int(token) for top in tops for token, _ in top if not 0 <= token < rows), None)
     if odd is not None:

@@ -86,7 +86,9 @@ def torch_command(evidence: Evidence) -> str:
     cuda, capability = driver_of(evidence).cuda, capability_of(evidence)
     blackwell = capability is not None and capability >= (10, 0)
     newest = capability is not None and capability >= (12, 1)
-    if cuda is None or cuda >= (13, 0) or newest or evidence.machine == "aarch64":
+    if capability is not None and capability < (7, 5):
+        build = "cu126"  # builds for CUDA 13 begin with Turing
+    elif cuda is None or cuda >= (13, 0) or newest or evidence.machine == "aarch64":
         build = "cu130"
     else:
         build = "cu128" if blackwell else "cu126"
