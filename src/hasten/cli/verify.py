@@ -137,11 +137,6 @@ def _banner(out: Output) -> None:
 
 
 def _triton() -> str:
-    import importlib.metadata
+    from hasten.hardware.reading import installed
 
-    for package in ("triton", "pytorch-triton"):
-        try:
-            return importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return "not installed"
+    return installed("triton") or installed("pytorch-triton") or "not installed"

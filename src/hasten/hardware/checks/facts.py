@@ -115,7 +115,9 @@ def driver_command(evidence: Evidence) -> str | None:
     if "/etc/dgx-release" in evidence.files:
         return "sudo apt update && sudo apt full-upgrade && sudo reboot"
     if "ubuntu" in system.lower():
-        return f"sudo apt update && sudo apt install nvidia-driver-{_OPEN_DRIVER}-open && sudo reboot"
+        capability = capability_of(evidence)
+        kind = "" if capability is not None and capability < (7, 5) else "-open"  # open modules begin with Turing
+        return f"sudo apt update && sudo apt install nvidia-driver-{_OPEN_DRIVER}{kind} && sudo reboot"
     return None
 
 

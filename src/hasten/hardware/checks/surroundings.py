@@ -5,9 +5,9 @@ from __future__ import annotations
 from hasten.hardware.checks.facts import container_of, has_gpu, is_unified, is_wsl
 from hasten.hardware.evidence import Evidence
 from hasten.hardware.finding import Finding
+from hasten.hardware.memory import GIB
 from hasten.hardware.texts import last_line, system_name
 
-GIB = 1 << 30
 LEAST_FREE, LITTLE_FREE = 1 * GIB, 20 * GIB
 """Bytes of a disk: nothing can be written; not enough for a model of 8 billion weights and its export."""
 _USERS = "du -sh ~/.cache/hasten ~/.cache/huggingface runs   # what takes the room"
