@@ -19,7 +19,7 @@ test:            ## the default test suite (CPU, a few minutes)
 
 test-slow:       ## real models and whole commands
 	@tools/setup.sh $(VENV) dev
-	@$(CPU) $(JUDGED) $(BIN)/python -m pytest -m "slow and not gpu" -n auto --maxprocesses 2 --require-judges="$(REQUIRE)"
+	@$(CPU) $(JUDGED) $(BIN)/python -m pytest -m "slow and not gpu" -n auto --maxprocesses 2 --dist worksteal --require-judges="$(REQUIRE)"
 
 test-gpu:        ## what needs a CUDA device
 	@tools/setup.sh $(VENV) dev

@@ -24,8 +24,9 @@ from support import judges, tiny  # noqa: E402
 
 
 def pytest_addoption(parser):
-    """Which judges of exports must be there."""
+    """Which judges of exports must be there, and what they are asked about."""
     parser.addoption("--require-judges", default="", help="judges whose tests fail without them, with commas between")
+    parser.addoption("--models", default="", help="folders and .gguf files beside the embedded model, with commas")
 
 
 def pytest_configure(config):
@@ -63,6 +64,26 @@ def demo_model_folder():
     from hasten.loading.model import CACHE
 
     return demo_folder(CACHE / "models")
+
+
+def pytest_generate_tests(metafunc):
+    """Tests of `real_model` run on the embedded model and on what `--models` names."""
+    if "real_model" in metafunc.fixturenames:
+        named = [one for one in metafunc.config.getoption("--models").split(",") if one]
+        metafunc.parametrize("real_model", ["demo", *named], indirect=True)
+
+
+@pytest.fixture
+def real_model(request, tmp_path_factory):
+    """The folder of a published model."""
+    from pathlib import Path
+
+    from hasten.loading.gguf import model_folder
+
+    if request.param == "demo":
+        return request.getfixturevalue("demo_model_folder")
+    given = Path(request.param)
+    return model_folder(given, tmp_path_factory.mktemp("converted")) if given.is_file() else given
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,6 @@ are made for it (`AttentionInterface.register`, `register_quantizer`), when they
 """
 
 import json
-import math
 import subprocess
 import sys
 from pathlib import Path
@@ -87,9 +86,9 @@ def test_nothing_is_changed_whether_hasten_comes_first_or_last():
 
 
 @pytest.mark.slow
-def test_nothing_is_changed_in_every_order():
+def test_nothing_is_changed_after_any_of_the_others():
     report = run(str(SCRIPT), "all")
-    assert len(report) == math.factorial(5)
+    assert len(report) == 2**4
     assert [entry for entry in report if entry["found"]] == []
 
 

@@ -50,7 +50,7 @@ def test_a_model_that_cannot_learn_fails_with_the_reason(tmp_path):
 
 @pytest.mark.slow
 def test_the_embedded_model_passes(demo_model_folder, tmp_path):
-    code, told, _ = verify(tmp_path, "--steps", "20")
+    code, told, _ = verify(tmp_path, "--steps", "12")
     assert code == 0, told["checks"]
     assert told["losses"][-1] < 0.5 * told["losses"][0]
 

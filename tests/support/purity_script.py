@@ -1,7 +1,7 @@
 """Import hasten among others in given orders and report every foreign function that is not what it was.
 
     purity_script.py orders hasten,torch,... [more orders]    these orders
-    purity_script.py all                                      every order
+    purity_script.py all                                      hasten after every choice of the others
     purity_script.py step MODEL_FOLDER                        after one packed LoRA step
 
 Each order runs in a process of its own, forked where it leaves the others, so that a library is loaded once for all
@@ -156,12 +156,18 @@ def one_step(folder):
     }
 
 
+def after_every_choice():
+    """Where hasten stands among the others is what matters, not how they stand among themselves."""
+    others = [name for name in LIBRARIES if name != "hasten"]
+    choices = [chosen for count in range(len(others) + 1) for chosen in itertools.combinations(others, count)]
+    return [(*chosen, "hasten", *(name for name in others if name not in chosen)) for chosen in choices]
+
+
 def main(command, *arguments):
     if command == "step":
         result = one_step(*arguments)
     else:
-        every = itertools.permutations(LIBRARIES)
-        result = try_orders(list(every) if command == "all" else [tuple(order.split(",")) for order in arguments])
+        result = try_orders(after_every_choice() if command == "all" else [tuple(order.split(",")) for order in arguments])
     print(json.dumps(result))
 
 
