@@ -36,6 +36,7 @@ from hasten.files import require_writable
 from hasten.hardware.memory import Budget
 from hasten.hardware.probe import Hardware, free_bytes, memory_budget, peak_bytes, probe
 from hasten.kernels.choice import has_triton, triton_failure
+from hasten.loading.beginning import beginning_in
 from hasten.loading.model import Loaded, config_of, load
 from hasten.loading.source import DEMO
 from hasten.lora.attach import attach, trainable_parameters
@@ -242,7 +243,8 @@ def prepare_job(config: RunConfig, console: Console, rows: Any = None, resumed: 
     notes = [*source.notes, *loaded.notes]
     model = loaded.model
     if loaded.source == loaded.base:
-        attached = attach(model, config.lora)
+        checkpoint = last_checkpoint(resumed.checkpoints) if resumed is not None else None
+        attached = attach(model, config.lora, began=beginning_in(checkpoint) if checkpoint else None)
         model, notes = attached.model, notes + attached.notes
     else:
         notes.append("the adapter that was named is trained on; lora settings are its own")
