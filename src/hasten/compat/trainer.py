@@ -27,9 +27,9 @@ from hasten.compat.trl_config import Defaults, SFTConfig, translate
 from hasten.compat.trl_imports import TrlConfig, TrlTrainer
 from hasten.errors import CapabilityError, ConfigError, did_you_mean
 from hasten.hardware.probe import probe
+from hasten.hardware.tested import newer_than_tested
 from hasten.lora.attach import value_count
 from hasten.lora.merge import quantized_weights, weights_in_4_bits
-from hasten.training.newer import note
 from hasten.training.record import versions
 
 __all__ = ["SFTConfig", "SFTTrainer", "UnslothTrainer", "UnslothTrainingArguments", "unsloth_train"]
@@ -129,9 +129,8 @@ class SFTTrainer(TrlTrainer):
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Train; one line says what is trained, and transformers' metrics come back."""
         say(banner(self))
-        newer = note(versions())
-        if newer:
-            say(f"newer than tested; going on: {newer}")
+        if newer := newer_than_tested(versions()):
+            say(f"newer than tested; going on: {', '.join(newer)}")
         output = super().train(*args, **kwargs)
         SFTTrainer.last_metrics = dict(output.metrics)
         return output
