@@ -27,7 +27,7 @@ test-gpu:        ## what needs a CUDA device
 
 test-all: test test-slow
 
-judges:          ## other programs that the slow tests compare exports with: llama.cpp, sentencepiece, Go (110 MB)
+judges:          ## other programs that tests ask: llama.cpp, sentencepiece, Go, hadolint, check-jsonschema, uv (150 MB)
 	@tools/setup.sh $(VENV) dev
 	@tools/judges.sh $(VENV)
 

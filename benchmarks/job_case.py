@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from step_arm import SHAPES
+from model_shapes import SHAPES
 from step_case import LOSS_TOLERANCE, NORM_TOLERANCE, run_arms
 
 PROMPT = "### Instruction:\n{instruction}\n\n### Input:\n{input}\n\n### Response:\n{output}"

@@ -11,17 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from model_shapes import SHAPES
 from safetensors.torch import save_file
 
 CONFIG: dict[str, Any] = {
     "architectures": ["LlamaForCausalLM"],
     "model_type": "llama",
-    "vocab_size": 128256,
-    "hidden_size": 4096,
-    "intermediate_size": 14336,
-    "num_hidden_layers": 32,
-    "num_attention_heads": 32,
-    "num_key_value_heads": 8,
+    **{name: value for name, value in SHAPES["8b"].items() if name != "rope_theta"},
     "head_dim": 128,
     "hidden_act": "silu",
     "attention_bias": False,
@@ -30,7 +26,7 @@ CONFIG: dict[str, Any] = {
     "rms_norm_eps": 1e-5,
     "rope_parameters": {
         "rope_type": "llama3",
-        "rope_theta": 500000.0,
+        "rope_theta": SHAPES["8b"]["rope_theta"],
         "factor": 8.0,
         "low_freq_factor": 1.0,
         "high_freq_factor": 4.0,

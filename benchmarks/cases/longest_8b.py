@@ -14,7 +14,8 @@ import time
 from typing import Any
 
 import torch
-from step_arm import SHAPES, make_model, make_step
+from model_shapes import SHAPES
+from step_arm import make_model, make_step
 
 LAST = 128
 """Queries that are compared."""

@@ -1,5 +1,7 @@
+import dataclasses
 import importlib.metadata
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,6 +12,7 @@ trl = pytest.importorskip("trl")
 # ruff: noqa: E402
 from compat.conftest import moved, trl_that_trains
 from hasten.blocks.apply import refused_in_training
+from hasten.compat import trainer as module
 from hasten.compat.loaders import FastLanguageModel
 from hasten.compat.trainer import (
     SFTConfig,
@@ -19,7 +22,9 @@ from hasten.compat.trainer import (
     split_embeddings,
     unsloth_train,
 )
-from hasten.errors import CapabilityError, ConfigError
+from hasten.errors import CapabilityError, ConfigError, TrainingError
+from hasten.hardware.memory import Budget
+from hasten.hardware.probe import Hardware
 from support import tiny
 
 pytestmark = trl_that_trains
@@ -293,3 +298,34 @@ def test_embedding_learning_rate_without_embeddings(adapted, capsys):
     split_embeddings(optimizer, model, 0.1)
     assert len(optimizer.param_groups) == 1
     assert "has no effect" in capsys.readouterr().err
+
+
+SPARK = Hardware(device="cuda:0", name="NVIDIA GB10", total_bytes=121 << 30, cores=20, bf16=True, unified_memory=True)
+
+
+def test_it_stops_before_a_machine_of_one_memory_has_none_left(adapted, tmp_path, monkeypatch):
+    model, tokenizer = adapted
+    left = [40, 30, 20, 10, 100, 100]
+    readings = iter(left)
+    monkeypatch.setattr(module, "probe", lambda: SPARK)
+    monkeypatch.setattr(
+        module, "host_budget", lambda hardware: Budget(bytes=next(readings) << 30, rule="as read", reserve=0)
+    )
+    trainer = SFTTrainer(
+        model=model,
+        tokenizer=tokenizer,
+        train_dataset=rows(),
+        args=config(max_steps=6, save_strategy="no", output_dir=str(tmp_path)),
+    )
+    with pytest.raises(TrainingError, match=r"20.0 GiB -> 10.0 GiB.*step 4 with a complete checkpoint") as caught:
+        trainer.train()
+    assert "resume_from_checkpoint=True" in caught.value.remedy and "remove_callback" in caught.value.remedy
+    assert [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-4"]
+    trainer.train(resume_from_checkpoint=True)
+    assert trainer.state.global_step == 6 and next(readings, None) is None
+
+
+@pytest.mark.parametrize(("unified", "processes", "watched"), [(True, 1, True), (True, 2, False), (False, 1, False)])
+def test_where_memory_is_watched(monkeypatch, unified, processes, watched):
+    monkeypatch.setattr(module, "probe", lambda: dataclasses.replace(SPARK, unified_memory=unified))
+    assert (module._watchdog(SimpleNamespace(world_size=processes, output_dir="x")) is not None) == watched

@@ -11,7 +11,7 @@ from hasten.hardware.tested import NEWEST
 # In a process of its own, because trl and what extends it are imported anew for each case.
 PROGRAM = """
 import importlib, json, sys
-import hasten.training.newer, hasten.training.job, hasten.compat.loaders  # none of it asks for trl
+import hasten.hardware.tested, hasten.training.job, hasten.compat.loaders  # none of it asks for trl
 from hasten.errors import MissingPackageError
 said = {}
 for folder in sys.argv[1:]:

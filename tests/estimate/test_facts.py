@@ -54,3 +54,10 @@ def test_no_language_model():
 
     with pytest.raises(ModelError, match="no causal language model of type 'vit'"):
         facts_of("vit", ViTConfig())
+
+
+def test_sizes_that_no_model_has():
+    config = tiny.llama().config
+    config.hidden_size = -64
+    with pytest.raises(ModelError, match=r"tiny: no causal language model of type 'llama'.*negative dimension -64"):
+        facts_of("tiny", config)

@@ -99,6 +99,21 @@ def test_broken_headers(content, tmp_path):
         header_of(file)
 
 
+@pytest.mark.parametrize("offsets", [[0, 10**12], [0, 9], [-8, 0], [8, 0], "ab", None])
+def test_headers_that_lie_about_the_file(offsets, tmp_path):
+    file = tmp_path / "model.safetensors"
+
+    def write(offsets):
+        header = json.dumps({"a": {"dtype": "F32", "shape": [2], "data_offsets": offsets}}).encode()
+        file.write_bytes(len(header).to_bytes(8, "little") + header + bytes(8))
+
+    write([0, 8])
+    assert header_of(file) == {"F32": 2}
+    write(offsets)
+    with pytest.raises(ModelError, match="not a safetensors file, or cut off.*Download it again"):
+        header_of(file)
+
+
 @pytest.mark.parametrize(
     ("values", "what"), [("[]", "not a JSON object"), ("{}", "model_type"), ('{"model_type": "lama"}', "llama")]
 )

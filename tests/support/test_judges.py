@@ -28,3 +28,17 @@ def test_a_module_is_handed_out_or_missed(monkeypatch):
 def test_an_unknown_judge_is_a_mistake():
     with pytest.raises(pytest.UsageError, match="lama; known: xllamacpp"):
         judges.require("lama")
+
+
+def test_a_program_beside_python_and_a_folder_of_its_own(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setattr("sys.executable", str(tmp_path / "python"))
+    monkeypatch.setattr("sys.prefix", str(tmp_path))
+    judges.require("hadolint,check-jsonschema")
+    for ask, name in ((judges.program, "hadolint"), (judges.folder, "check-jsonschema")):
+        with pytest.raises(pytest.fail.Exception, match=f"{name} is required.*`make judges` installs it"):
+            ask(name)
+    (tmp_path / "hadolint").touch(mode=0o755)
+    (tmp_path / "judges" / "check-jsonschema").mkdir(parents=True)
+    assert judges.program("hadolint") == str(tmp_path / "hadolint")
+    assert judges.folder("check-jsonschema").name == "check-jsonschema"

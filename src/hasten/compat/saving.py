@@ -11,7 +11,6 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from peft import PeftModel
 
 from hasten.compat.later import BUFFERS
 from hasten.compat.merged import (
@@ -32,8 +31,8 @@ from hasten.errors import CapabilityError, ConfigError, StorageError, did_you_me
 from hasten.export.hf.base import open_model
 from hasten.export.hf.fp8 import write_fp8
 from hasten.files import new_folder, require_writable
-from hasten.loading.beginning import FILE, beginning_of
-from hasten.lora.initial import initial_of, save_plain
+from hasten.loading.beginning import FILE, beginning_of, save_with_beginning
+from hasten.lora.initial import INITIAL, initial_of, save_plain
 from hasten.lora.merge import weights_in_4_bits
 from hasten.lora.save import refuse_nonfinite, save_adapter
 from hasten.quant.surviving import surviving_share
@@ -84,7 +83,7 @@ def save_learnt(
     if "state_dict" in kwargs:
         say_once("checkpoints keep the adapter as it is trained; model.save_pretrained saves it as a plain one")
         given = {"is_main_process": is_main_process, "save_embedding_layers": save_embedding_layers, **kwargs}
-        PeftModel.save_pretrained(model, save_directory, *args, **given)
+        save_with_beginning(model, save_directory, *args, beginning=INITIAL, **given)
         return
     if unknown := [
         name for name, value in kwargs.items() if name != "safe_serialization" and value not in (None, True)

@@ -27,10 +27,12 @@ from hasten.compat.trl_config import Defaults, SFTConfig, translate
 from hasten.compat.trl_imports import TrlConfig, TrlTrainer
 from hasten.errors import CapabilityError, ConfigError, did_you_mean
 from hasten.hardware.probe import probe
+from hasten.hardware.tested import newer_than_tested
 from hasten.lora.attach import value_count
 from hasten.lora.merge import quantized_weights, weights_in_4_bits
-from hasten.training.newer import note
+from hasten.plan import choose_watch
 from hasten.training.record import versions
+from hasten.training.watchdog import Watchdog, host_budget
 
 __all__ = ["SFTConfig", "SFTTrainer", "UnslothTrainer", "UnslothTrainingArguments", "unsloth_train"]
 
@@ -110,6 +112,9 @@ class SFTTrainer(TrlTrainer):
         self.why_padded = why_padded(self, getattr(configured, "padding_free_given", False), own_loss)
         if self.model is not model and not isinstance(model, str):
             bind(self.model)
+        self.watchdog = _watchdog(self.args)
+        if self.watchdog is not None:
+            self.add_callback(self.watchdog)
 
     def get_train_dataloader(self) -> Any:
         """trl's, whose batches have no padding where nothing speaks against it (`why_padded`)."""
@@ -127,13 +132,18 @@ class SFTTrainer(TrlTrainer):
             return super().training_step(model, inputs, *args, **kwargs)
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
-        """Train; one line says what is trained, and transformers' metrics come back."""
+        """Train; one line says what is trained, and transformers' metrics come back.
+
+        Raises:
+            TrainingError: the machine's memory was running out; there is a checkpoint.
+        """
         say(banner(self))
-        newer = note(versions())
-        if newer:
-            say(f"newer than tested; going on: {newer}")
+        if newer := newer_than_tested(versions()):
+            say(f"newer than tested; going on: {', '.join(newer)}")
         output = super().train(*args, **kwargs)
         SFTTrainer.last_metrics = dict(output.metrics)
+        if self.watchdog is not None:
+            self.watchdog.raise_if_stopped()
         return output
 
 
@@ -306,6 +316,19 @@ def _on_shared_memory(args: Any) -> dict[str, Any]:
             f"optim '{optimizer}' pages into the memory that it is in; '{changes['optim']}' is used, without pages"
         )
     return changes
+
+
+def _watchdog(args: Any) -> Watchdog | None:
+    """Where a GPU has the machine's own memory. Not for several processes: one would stop and the others wait."""
+    hardware = probe()
+    if args.world_size > 1 or not choose_watch(hardware, "auto"):
+        return None
+    remedy = (
+        "Close what else uses memory, lower max_length or per_device_train_batch_size, or use load_in_4bit; then "
+        f"trainer.train(resume_from_checkpoint=True) goes on from the checkpoint in '{args.output_dir}'. "
+        "trainer.remove_callback(trainer.watchdog) trains without this watch."
+    )
+    return Watchdog(lambda: host_budget(hardware), remedy)
 
 
 def _each(datasets: Any, function: Any) -> Any:

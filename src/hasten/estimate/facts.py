@@ -129,6 +129,10 @@ def facts_of(name: str, config: Any, targets: Sequence[str] = ()) -> Facts:
     )
 
 
+_UNUSABLE = (ValueError, TypeError, LookupError, AttributeError, ImportError, ArithmeticError, RuntimeError)
+"""What transformers and torch raise on values that no model has; sizes below zero are a RuntimeError of torch's."""
+
+
 def _made(name: str, config: Any) -> Any:
     import torch
     from huggingface_hub.errors import StrictDataclassError
@@ -138,7 +142,7 @@ def _made(name: str, config: Any) -> Any:
     try:
         with torch.device("meta"):
             return AutoModelForCausalLM.from_config(plain, dtype=torch.bfloat16)
-    except (ValueError, LookupError, AttributeError, ImportError, ArithmeticError, StrictDataclassError) as cause:
+    except (*_UNUSABLE, StrictDataclassError) as cause:
         reason = (str(cause).strip().splitlines() or [type(cause).__name__])[0][:300]
         raise ModelError(
             name,

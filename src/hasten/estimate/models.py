@@ -114,20 +114,29 @@ def header_of(file: Path) -> dict[str, int]:
             (length,) = struct.unpack("<Q", head) if len(head) == 8 else (0,)
             text = opened.read(length) if 0 < length <= _LONGEST_HEADER else b""
         tensors = json.loads(text)
-        found: dict[str, int] = {}
-        for name, tensor in tensors.items():
-            if name == "__metadata__":
-                continue
-            count = 1
-            for size in tensor["shape"]:
-                count *= int(size)
-            found[str(tensor["dtype"])] = found.get(str(tensor["dtype"]), 0) + count
+        found = _values_by_type(tensors, file.stat().st_size - 8 - length)
     except OSError as cause:
         reason = f"it cannot be read ({cause.strerror})"
         raise ModelError(str(file), reason, "A model is read from this file.", "Check its permissions.") from cause
     except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as cause:
         rule = "Its first bytes are a JSON header that names every tensor."
         raise ModelError(str(file), "not a safetensors file, or cut off", rule, "Download it again.") from cause
+    return found
+
+
+def _values_by_type(tensors: dict[str, Any], room: int) -> dict[str, int]:
+    """What a header says; a ValueError where it speaks of more than the `room` bytes behind it."""
+    found: dict[str, int] = {}
+    for name, tensor in tensors.items():
+        if name == "__metadata__":
+            continue
+        begin, end = tensor["data_offsets"]
+        if not 0 <= begin <= end <= room:
+            raise ValueError(name)
+        count = 1
+        for size in tensor["shape"]:
+            count *= int(size)
+        found[str(tensor["dtype"])] = found.get(str(tensor["dtype"]), 0) + count
     return found
 
 

@@ -33,7 +33,7 @@ _UNLIMITED = 2**60
 """Limits from here on mean none: control groups of version 1 write the largest multiple of a page."""
 MEMINFO = "/proc/meminfo"
 OWN_GROUPS = "/proc/self/cgroup"
-_GROUPS = "/sys/fs/cgroup"
+GROUPS = "/sys/fs/cgroup"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,15 +134,15 @@ def _whole(word: str) -> int | None:
     return int(word) if word.isdecimal() and word.isascii() and len(word) <= _DIGITS else None
 
 
-def own_groups(text: str) -> tuple[str | None, str | None]:
-    """The paths in ``/proc/self/cgroup``: of version 2, and of version 1's memory controller; None: there is none."""
+def own_groups(text: str, controller: str = "memory") -> tuple[str | None, str | None]:
+    """The paths in ``/proc/self/cgroup``: of version 2, and of a controller of version 1; None: there is none."""
     second, first = None, None
     for line in text.splitlines():
         parts = line.split(":", 2)
         if len(parts) == 3 and parts[2].startswith("/"):
             if parts[:2] == ["0", ""]:
                 second = parts[2]
-            elif "memory" in parts[1].split(","):
+            elif controller in parts[1].split(","):
                 first = parts[2]
     return second, first
 
@@ -253,14 +253,14 @@ def _group_folders(own: str) -> list[tuple[PurePosixPath, _Names]]:
     second, first = own_groups(own)
     found = []
     if second is not None:
-        for mount in (_GROUPS, f"{_GROUPS}/unified"):
-            found += [(folder, _SECOND) for folder in _levels(mount, second)]
+        for mount in (GROUPS, f"{GROUPS}/unified"):
+            found += [(folder, _SECOND) for folder in levels(mount, second)]
     if first is not None:
-        found += [(folder, _FIRST) for folder in _levels(f"{_GROUPS}/memory", first)]
+        found += [(folder, _FIRST) for folder in levels(f"{GROUPS}/memory", first)]
     return found
 
 
-def _levels(mount: str, path: str) -> list[PurePosixPath]:
+def levels(mount: str, path: str) -> list[PurePosixPath]:
     """A group's folder and those around it. In a container the path may be the host's: then only the mount is there."""
     inside = PurePosixPath(path).relative_to("/")
     if ".." in inside.parts:
@@ -280,7 +280,7 @@ def _group(read: Callable[[str], str], folder: PurePosixPath, names: _Names) -> 
 
 def read_meminfo() -> Meminfo:
     """The machine's own count now; from psutil where there is no ``/proc``."""
-    found = parse_meminfo(_text(MEMINFO))
+    found = parse_meminfo(text_of(MEMINFO))
     if found is None:
         import psutil
 
@@ -291,10 +291,11 @@ def read_meminfo() -> Meminfo:
 
 def read_cgroup() -> Cgroup | None:
     """The tightest limit on this process now."""
-    return cgroup_of(_text)
+    return cgroup_of(text_of)
 
 
-def _text(path: str) -> str:
+def text_of(path: str) -> str:
+    """A file of the kernel's; nothing where it cannot be read."""
     try:
         return Path(path).read_text(encoding="utf-8", errors="replace")
     except OSError:  # not Linux, another version of control groups, or not ours to read

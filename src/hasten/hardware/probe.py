@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hasten.hardware.cores import read_quota
 from hasten.hardware.memory import Budget, budget, read_cgroup, read_meminfo
 
 
@@ -84,10 +85,10 @@ def _read_cpuinfo() -> str:
 
 
 def usable_cores() -> int:
-    """CPU cores this process is allowed to run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    """CPU cores this process is allowed to run on: those it is bound to, at most its control group's quota."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = read_quota()
+    return cores if quota is None else min(cores, quota)
 
 
 def memory_budget(hardware: Hardware) -> Budget:

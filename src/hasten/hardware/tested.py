@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from hasten.hardware.texts import Version, version_of
 
@@ -48,6 +48,20 @@ def oldest(requirements: Sequence[str] | None = None) -> dict[str, Version]:
         if match and version:
             found.setdefault(match[1].lower().replace("-", "_"), version)
     return found
+
+
+def newer_than_tested(installed: Mapping[str, str], tested: Mapping[str, str] = NEWEST) -> list[str]:
+    """Of the installed packages those with a newer release than tested: ``trl 99.0 (tested up to 1.16)``.
+
+    Patch releases are not newer. A version that has no two numbers in front says nothing and is left out.
+
+    Args:
+        installed: package -> version; empty where it is not there.
+        tested: package -> newest.
+    """
+    pairs = ((name, version_of(installed.get(name, "")), version_of(last)) for name, last in tested.items())
+    newer = [name for name, here, last in pairs if here and last and len(here) > 1 and here[:2] > last]
+    return [f"{name} {installed[name]} (tested up to {tested[name]})" for name in newer]
 
 
 def _own() -> Sequence[str]:

@@ -1,17 +1,21 @@
-"""What an adapter on 4-bit weights began with, in a file beside it (`hasten.lora.loftq` makes such beginnings).
+"""What an adapter began with, in a file beside it.
+
+On 4-bit weights (`hasten.lora.loftq` makes such beginnings):
 
     Q + s B A               what was trained, Q the 4-bit weights: an ordinary adapter that fits them
     W + s (B A - B0 A0)     the same of the 16-bit weights W: what it began with, s B0 A0, only made up for W - Q
 
-So whatever brings the adapter to other weights than Q has to know B0 and A0. The file also holds the hash of the
-adapter's own file: peft writes into folders as they are, and one may hold the beginning of an earlier adapter.
+So whatever brings the adapter to other weights than Q has to know B0 and A0. Checkpoints of adapters that began inside
+the weights (`hasten.lora.initial`) have the file too: whoever resumes them makes the same base of it. The file also
+holds the hash of the adapter's own file: peft writes into folders as they are, and one may hold the beginning of an
+earlier adapter.
 """
 
 from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +29,7 @@ ADAPTER = "default"
 _NAME = "hasten_beginning"
 _PREFIX = "base_model.model."
 _FACTORS = (".lora_A.weight", ".lora_B.weight")
+Taking = Callable[[Any, dict[str, Any] | None], None]
 
 
 def factors_of(model: Any) -> dict[str, Any]:
@@ -41,14 +46,29 @@ def beginning_of(model: Any) -> dict[str, Any] | None:
 
 
 def keep_beginning(model: Any, factors: dict[str, Any]) -> None:
-    """Remember what an adapter began with, and let it travel with the adapter.
+    """Remember what an adapter began with, and let it travel with the adapter."""
+    carry(model, _NAME, factors, _replace)
+
+
+def carry(model: Any, name: str, factors: dict[str, Any], take: Taking) -> None:
+    """Let what an adapter began with travel with it.
 
     `save_pretrained` and `load_adapter`, bound on this one object, write it and read it: trainers save and resume
     through them.
+
+    Args:
+        model: a `PeftModel`.
+        name: the attribute that remembers it.
+        factors: what the adapter began with.
+        take: what becomes of a beginning that was read (None: there was no file).
     """
-    vars(model)[_NAME] = factors
-    model.save_pretrained = functools.partial(_save, model)
-    model.load_adapter = functools.partial(_load, model)
+    vars(model)[name] = factors
+    model.save_pretrained = functools.partial(save_with_beginning, model, beginning=name)
+    model.load_adapter = functools.partial(_load, model, taking=take)
+
+
+def _replace(model: Any, began: dict[str, Any] | None) -> None:
+    vars(model)[_NAME] = began
 
 
 def added_at_first(began: Mapping[str, Any] | None, name: str, module: Any) -> Any:
@@ -114,42 +134,53 @@ def read_beginning(file: Path, weights: Path) -> dict[str, Any]:
         return {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
 
 
-def _save(
+def save_with_beginning(
     model: Any,
     save_directory: Any,
     safe_serialization: bool = True,
     selected_adapters: list[str] | None = None,
     save_embedding_layers: bool | str = "auto",
     is_main_process: bool = True,
+    *,
+    beginning: str,
     **kwargs: Any,
 ) -> None:
-    """peft's `save_pretrained`, and the beginning beside what it wrote."""
+    """peft's `save_pretrained`, and the beginning beside what it wrote; `beginning` is the attribute that has it."""
     given = (safe_serialization, selected_adapters, save_embedding_layers, is_main_process)
     type(model).save_pretrained(model, save_directory, *given, **kwargs)
-    began = beginning_of(model)
+    began = vars(model).get(beginning)
     if began is not None and is_main_process and ADAPTER in (selected_adapters or [ADAPTER]):
         folder = Path(save_directory)
         weights = folder / f"adapter_model.{'safetensors' if safe_serialization else 'bin'}"
         write_whole(began, folder / FILE, adapter=_digest(weights))
 
 
-def _load(model: Any, model_id: Any, adapter_name: str, *args: Any, **kwargs: Any) -> Any:
+def _load(model: Any, model_id: Any, adapter_name: str, *args: Any, taking: Taking, **kwargs: Any) -> Any:
     """peft's `load_adapter`; an adapter that takes the place of the one there has its own beginning, or none."""
     folder = Path(model_id) / (kwargs.get("subfolder") or "")
     if adapter_name == ADAPTER and not folder.is_dir():
         raise ModelError(
             str(model_id),
             "no folder on this computer",
-            "What an adapter on 4-bit weights began with is read beside it.",
+            "What the adapter began with is read beside it.",
             "Load it with from_pretrained, or download it first.",
         )
     loaded = type(model).load_adapter(model, model_id, adapter_name, *args, **kwargs)
     if adapter_name == ADAPTER:
-        file = folder / FILE
-        weights = [file.with_name(f"adapter_model.{kind}") for kind in ("safetensors", "bin")]
-        there = next((path for path in weights if path.is_file()), weights[0])
-        vars(model)[_NAME] = read_beginning(file, there) if file.is_file() else None
+        taking(model, beginning_in(folder))
     return loaded
+
+
+def beginning_in(folder: Path) -> dict[str, Any] | None:
+    """What the adapter in a folder began with; None where no file says so.
+
+    Raises:
+        ModelError: the file was written beside another adapter.
+    """
+    file = folder / FILE
+    weights = [file.with_name(f"adapter_model.{kind}") for kind in ("safetensors", "bin")]
+    there = next((path for path in weights if path.is_file()), weights[0])
+    return read_beginning(file, there) if file.is_file() else None
 
 
 def _digest(file: Path) -> str:

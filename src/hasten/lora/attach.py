@@ -11,7 +11,8 @@ from hasten.families.base import family_of
 from hasten.kernels.row_scaled.rows import row_scaled_of
 from hasten.loading.beginning import FILE
 from hasten.loading.source import begins_inside
-from hasten.lora.initial import remember, require_plain_base
+from hasten.lora.initial import begin as begin_inside
+from hasten.lora.initial import require_plain_base
 from hasten.lora.loftq import LOFTQ, begin, require_originals
 from hasten.lora.settings import LoraSettings
 from hasten.lora.targets import require_modules, resolve_targets
@@ -36,7 +37,7 @@ class Attached:
     notes: list[str] = field(default_factory=list)
 
 
-def attach(model: Any, settings: LoraSettings, **peft: Any) -> Attached:
+def attach(model: Any, settings: LoraSettings, *, began: Mapping[str, Any] | None = None, **peft: Any) -> Attached:
     """Wrap a model with a new LoRA adapter.
 
     The first values of A depend on `settings.seed` alone: the global random state is left as it was.
@@ -44,6 +45,7 @@ def attach(model: Any, settings: LoraSettings, **peft: Any) -> Attached:
     Args:
         model: a plain transformers model (not yet a `PeftModel`).
         settings: rank, strength, targets.
+        began: where the adapter begins inside the weights and is to be resumed: the factors that it began with.
         **peft: further fields of `peft.LoraConfig`.
 
     Raises:
@@ -65,9 +67,10 @@ def attach(model: Any, settings: LoraSettings, **peft: Any) -> Attached:
     if settings.init != "default":
         peft["init_lora_weights"] = settings.init
     _refuse_on_codes(model, targets, settings, peft)
-    inside = begins_inside(peft.get("init_lora_weights"))
+    inside = peft.get("init_lora_weights") if begins_inside(peft.get("init_lora_weights")) else None
     if inside:
-        require_plain_base(model, peft["init_lora_weights"], targets, dora=peft.get("use_dora", False))
+        require_plain_base(model, inside, targets, dora=peft.get("use_dora", False))
+        peft["init_lora_weights"] = True  # the factors come one layer after the other, so that W is there for each
     originals = None
     if peft.get("init_lora_weights") == LOFTQ:
         originals = require_originals(model, targets, settings.alpha, peft)
@@ -87,8 +90,9 @@ def attach(model: Any, settings: LoraSettings, **peft: Any) -> Attached:
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(settings.seed)
         adapted = get_peft_model(model, config)
+        if inside:
+            begin_inside(adapted, inside, began)
     if inside:
-        remember(adapted)
         notes = [*notes, INSIDE]
     if originals is not None:
         begin(adapted, originals)

@@ -35,7 +35,9 @@ from hasten.families.base import Family, family_of
 from hasten.files import require_writable
 from hasten.hardware.memory import Budget
 from hasten.hardware.probe import Hardware, free_bytes, memory_budget, peak_bytes, probe
+from hasten.hardware.tested import newer_than_tested
 from hasten.kernels.choice import has_triton, triton_failure
+from hasten.loading.beginning import beginning_in
 from hasten.loading.model import Loaded, config_of, load
 from hasten.loading.source import DEMO
 from hasten.lora.attach import attach, trainable_parameters
@@ -65,7 +67,6 @@ from hasten.training import record
 from hasten.training.callbacks import Recorder, Requests, last_checkpoint, trainer_callbacks
 from hasten.training.config import RunConfig
 from hasten.training.determinism import deterministic
-from hasten.training.newer import note
 from hasten.training.rows import model_tokenizer, options_of, prepared_rows
 from hasten.training.samples import Sample, answer_all, choose
 from hasten.training.signals import job_signals
@@ -242,7 +243,8 @@ def prepare_job(config: RunConfig, console: Console, rows: Any = None, resumed: 
     notes = [*source.notes, *loaded.notes]
     model = loaded.model
     if loaded.source == loaded.base:
-        attached = attach(model, config.lora)
+        checkpoint = last_checkpoint(resumed.checkpoints) if resumed is not None else None
+        attached = attach(model, config.lora, began=beginning_in(checkpoint) if checkpoint else None)
         model, notes = attached.model, notes + attached.notes
     else:
         notes.append("the adapter that was named is trained on; lora settings are its own")
@@ -363,7 +365,7 @@ def _decisions(job: Job) -> list[Decision]:
     trained, total = trainable_parameters(job.model)
     fast = job.fast.applied
     device, *others = job.plan.decisions
-    newer = note(record.versions())
+    newer = ", ".join(newer_than_tested(record.versions()))
     return [
         device,
         *say_memory(job.memory, watched=job.watched),

@@ -17,6 +17,11 @@ from hasten.errors import TrainingError
 from hasten.hardware.memory import Budget, budget, read_cgroup, read_meminfo, said
 from hasten.hardware.probe import Hardware
 
+REMEDY = (
+    "Close what else uses memory, lower data.max_length or training.batch_size, or use load_in_4bit; then resume the "
+    "run. training.watch_memory: off runs without this watch."
+)
+
 
 def host_budget(hardware: Hardware) -> Budget:
     """What the machine still has above its reserve; memory that torch holds unused is not the machine's any more."""
@@ -28,15 +33,22 @@ class Watchdog(TrainerCallback):
 
     Args:
         read: what is left above the reserve, `host_budget`.
+        remedy: what to do after it has stopped.
     """
 
-    def __init__(self, read: Callable[[], Budget]) -> None:
-        self.read = read
+    def __init__(self, read: Callable[[], Budget], remedy: str = REMEDY) -> None:
+        self.read, self.remedy = read, remedy
         self.left: list[int] = []
         """Bytes above the reserve, at the last reads."""
         self.found: Budget | None = None
         """What was read when the run had to stop; None: it did not have to."""
         self.step = 0
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """A trainer may train again."""
+        self.left, self.found = [], None
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Save and stop where memory runs out."""
@@ -61,8 +73,7 @@ class Watchdog(TrainerCallback):
             f"{falls} above the reserve after the last steps ({self.found.rule})",
             f"Training stopped at step {self.step} with a complete checkpoint: without memory the whole machine "
             "stands still, or the kernel ends the process.",
-            "Close what else uses memory, lower data.max_length or training.batch_size, or use load_in_4bit; then "
-            "resume the run. training.watch_memory: off runs without this watch.",
+            self.remedy,
         )
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from hasten.hardware.checks.facts import ENVIRONMENT, container_of, install_command, torch_command
 from hasten.hardware.evidence import Evidence
 from hasten.hardware.finding import Finding
-from hasten.hardware.tested import NEEDED, NEWEST, oldest
+from hasten.hardware.tested import NEEDED, NEWEST, newer_than_tested, oldest
 from hasten.hardware.texts import last_line, shown, version_of
 
 FIRST_PYTHON = (3, 11)
@@ -46,10 +46,11 @@ def _other_python(evidence: Evidence) -> str:
 
 def _versions(evidence: Evidence, requirements: Sequence[str] | None) -> list[Finding]:
     least = oldest(requirements)
-    findings, fine, newer = [], [], []
+    newer = newer_than_tested(evidence.packages)
+    ahead = {line.partition(" ")[0] for line in newer}
+    findings, fine = [], []
     for name, text in evidence.packages.items():
-        version, newest = version_of(text), version_of(NEWEST.get(name, ""))
-        first = least.get(name)
+        version, first = version_of(text), least.get(name)
         if not text:
             if name in NEEDED and name != "torch":  # which has a check of its own
                 findings.append(Finding("fault", name, "not installed", f"pip install '{_wanted(name, first)}'"))
@@ -61,9 +62,7 @@ def _versions(evidence: Evidence, requirements: Sequence[str] | None) -> list[Fi
             # Of optional packages only their part suffers.
             state = "fault" if name in NEEDED else "warning"
             findings.append(Finding(state, name, found, _newer_torch(evidence) if name == "torch" else remedy))
-        elif newest and version[:2] > newest:
-            newer.append(f"{name} {text} (tested up to {shown(newest)})")
-        elif newest:
+        elif name in NEWEST and name not in ahead:
             fine.append(f"{name} {text}")
     if newer:
         findings.append(Finding("note", "packages", f"newer than tested: {', '.join(newer)}"))
