@@ -32,8 +32,9 @@ def refuse(error):
         (errno.ENOSPC, "no space left on the disk", "Free some space or choose another folder."),
         (errno.EDQUOT, "no space left on the disk", "Free some space or choose another folder."),
         (errno.EACCES, "not writable by this user", "Change its permissions or choose another folder."),
-        (errno.EROFS, "not writable by this user", "Change its permissions or choose another folder."),
+        (errno.EROFS, "its file system is mounted read-only", "Mount it for writing or choose another folder."),
         (errno.ENOTDIR, "a file is in the way", "Move that file or choose another folder."),
+        (errno.EISDIR, "a folder is in the way", "Move that folder or choose another folder."),
         (errno.EIO, f"could not be written ({os.strerror(errno.EIO)})", "Choose another folder."),
     ],
 )
@@ -73,6 +74,49 @@ def test_a_full_disk_leaves_the_old_text(tmp_path, monkeypatch, broken):
     monkeypatch.undo()
     assert (tmp_path / "a").read_text() == "old"
     assert listing(tmp_path) == ["a"]
+
+
+def write_folder(path):
+    with files.new_folder(path):
+        pass
+
+
+WRITERS = [lambda path: files.write_text(path, "x"), lambda path: files.write_json(path, 1), write_folder]
+
+
+@pytest.mark.parametrize("write", WRITERS)
+def test_a_file_where_a_folder_is_to_be(tmp_path, write):
+    (tmp_path / "file").write_text("mine")
+    for below in ("a", "deep/a"):
+        with pytest.raises(StorageError, match="a file is in the way.*Move that file"):
+            write(tmp_path / "file" / below)
+    assert listing(tmp_path) == ["file"] and (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_folder_where_a_file_is_to_be(tmp_path):
+    (tmp_path / "a").mkdir()
+    with pytest.raises(StorageError, match="a folder is in the way.*Move that folder"):
+        files.write_text(tmp_path / "a", "x")
+    assert listing(tmp_path) == ["a"]
+
+
+@pytest.mark.parametrize("write", WRITERS)
+def test_what_cannot_be_tidied_up_does_not_hide_what_went_wrong(tmp_path, monkeypatch, write):
+    away = OSError(errno.EIO, "Input/output error")
+    monkeypatch.setattr(Path, "replace", refuse(FULL))
+    monkeypatch.setattr(Path, "unlink", refuse(away))
+    monkeypatch.setattr(files.shutil, "rmtree", refuse(away))
+    with pytest.raises(StorageError, match="no space left"):
+        write(tmp_path / "a")
+
+
+def test_a_link_to_a_folder_is_replaced_and_what_it_shows_stays(tmp_path):
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs" / "kept").write_text("1")
+    (tmp_path / "model").symlink_to(tmp_path / "theirs", target_is_directory=True)
+    with files.new_folder(tmp_path / "model") as temporary:
+        (temporary / "new").write_text("2")
+    assert listing(tmp_path) == ["model", "model/new", "theirs", "theirs/kept"]
 
 
 def test_writers_at_once_do_not_mix(tmp_path):
@@ -189,6 +233,13 @@ def test_a_really_unwritable_folder(tmp_path):
             files.make_folder(tmp_path / "x")
     finally:
         tmp_path.chmod(0o700)
+
+
+def test_a_file_system_without_writing_is_said_to_be_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    monkeypatch.setattr(files, "_read_only", lambda folder: True)
+    with pytest.raises(StorageError, match="mounted read-only.*Mount it for writing"):
+        files.require_writable(tmp_path / "a")
 
 
 def test_a_really_full_disk():

@@ -14,7 +14,7 @@ import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 from hasten.errors import StorageError
 
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
-_FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
+_FORBIDDEN = (errno.EACCES, errno.EPERM)
 _IN_THE_WAY = (errno.EEXIST, errno.ENOTDIR)
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -34,8 +34,12 @@ def storage_error(path: Path, cause: OSError) -> StorageError:
         value, rule, remedy = "no space left on the disk", "Nothing was left half-written.", "Free some space or choose"
     elif cause.errno in _FORBIDDEN:
         value, remedy = "not writable by this user", "Change its permissions or choose"
+    elif cause.errno == errno.EROFS:
+        value, remedy = "its file system is mounted read-only", "Mount it for writing or choose"
     elif cause.errno in _IN_THE_WAY:
         value, remedy = "a file is in the way", "Move that file or choose"
+    elif cause.errno == errno.EISDIR:
+        value, remedy = "a folder is in the way", "Move that folder or choose"
     else:
         value, remedy = f"could not be written ({cause.strerror or cause})", "Choose"
     return StorageError(str(path), value, rule, f"{remedy} another folder.")
@@ -75,7 +79,8 @@ def write_text(path: Path, text: str) -> None:
                 os.fsync(file.fileno())
             temporary.replace(path)
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # not there, or not to be reached: what went wrong before is what counts
+            temporary.unlink()
 
 
 def write_json(path: Path, value: object) -> None:
@@ -103,8 +108,9 @@ def new_folder(path: Path) -> Iterator[Path]:
             _flush(temporary)
             put(temporary, path)
     finally:
-        if temporary.exists():
-            shutil.rmtree(temporary)
+        with suppress(OSError):  # as above
+            if temporary.exists():
+                shutil.rmtree(temporary)
 
 
 @contextmanager
@@ -140,7 +146,14 @@ def require_writable(path: Path) -> None:
             str(path), f"'{existing}' is a file", "hasten writes a folder here.", "Choose another folder."
         )
     if not os.access(existing, os.W_OK | os.X_OK):
-        raise storage_error(existing, PermissionError(errno.EACCES, "not writable"))
+        number = errno.EROFS if _read_only(existing) else errno.EACCES
+        raise storage_error(existing, OSError(number, os.strerror(number)))
+
+
+def _read_only(folder: Path) -> bool:
+    if not hasattr(os, "statvfs"):  # Windows
+        return False
+    return bool(os.statvfs(folder).f_flag & os.ST_RDONLY)
 
 
 def _beside(path: Path) -> Path:
@@ -168,7 +181,7 @@ def put(new: Path, path: Path) -> None:
     except OSError:
         old.replace(path)
         raise
-    if old.is_dir():
+    if old.is_dir() and not old.is_symlink():  # of a link, the link alone is replaced
         shutil.rmtree(old)
     else:
         old.unlink()

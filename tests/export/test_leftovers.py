@@ -1,5 +1,6 @@
 """What killed exports leave is removed by the next, and nothing else is."""
 
+import itertools
 import json
 import os
 import platform
@@ -125,6 +126,49 @@ def test_another_container_of_the_same_name(left, tmp_path):
     job = left(pid_started=0.0)
     (job / "machine").write_text(f"{platform.node()} other 7")
     assert remove_left(tmp_path) == [] and job.is_dir()
+
+
+def test_two_machines_of_one_name_where_linux_says_nothing(left, tmp_path, monkeypatch):
+    """Elsewhere: the same number means another process on each of them."""
+    monkeypatch.setattr(leftovers, "_OF_LINUX", (str(tmp_path / "none"),) * 2)
+    monkeypatch.setattr(leftovers.uuid, "getnode", lambda: 0x001122334455)
+    monkeypatch.setattr(leftovers.psutil, "boot_time", lambda: 6e8)
+    job = left(pid_started=0.0)
+    assert (job / "machine").read_text().split()[-2:] == ["001122334455", "10000000"]
+    for module, name, value in ((leftovers.uuid, "getnode", 0x001122334456), (leftovers.psutil, "boot_time", 6e8 + 90)):
+        with monkeypatch.context() as other:
+            other.setattr(module, name, itertools.repeat(value).__next__)
+            assert remove_left(tmp_path) == [] and job.is_dir()
+    assert len(remove_left(tmp_path)) == 1 and not job.exists()
+
+
+def test_a_machine_without_a_network_card(left, tmp_path, monkeypatch):
+    """Python makes up an address then, another in every process."""
+    monkeypatch.setattr(leftovers, "_OF_LINUX", (str(tmp_path / "none"),) * 2)
+    monkeypatch.setattr(leftovers.uuid, "getnode", lambda: 0x010000000001)
+    job = left(pid_started=0.0)
+    monkeypatch.setattr(leftovers.uuid, "getnode", lambda: 0x010000000002)
+    assert len(remove_left(tmp_path)) == 1 and not job.exists()
+
+
+def test_folders_that_another_process_removed_are_no_error(tmp_path):
+    with owned(tmp_path, TOKEN) as scratch:
+        leftovers.remove(scratch.parent)
+        leftovers.remove(scratch.parent)
+    assert names(tmp_path) == []
+
+
+def test_what_cannot_be_removed_at_the_end_is_the_next_one_s(tmp_path, monkeypatch):
+    def refuse(path, ignore_errors=False):
+        if not ignore_errors:
+            raise PermissionError("in use")
+
+    with monkeypatch.context() as busy:
+        busy.setattr(leftovers.shutil, "rmtree", refuse)
+        with owned(tmp_path, TOKEN):
+            pass
+    assert names(tmp_path) == [f".unverified-job-{TOKEN}"]
+    assert len(remove_left(tmp_path)) == 1 and names(tmp_path) == []
 
 
 def test_one_that_was_killed_before_it_said_anything(tmp_path):

@@ -1,12 +1,14 @@
 """Files that were read are given back, and loading holds no second copy of the weights."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub import constants
 
 from hasten.loading import model as module
 from hasten.loading.model import LoadOptions, load
@@ -31,6 +33,22 @@ def test_they_are_given_back_where_memory_is_shared_only(tiny_model_folder, monk
     monkeypatch.setattr(module, "shares_memory", lambda device: True)
     load(str(tiny_model_folder), LoadOptions())
     assert [file.name for file in dropped] == ["model.safetensors"]
+
+
+def test_also_those_of_a_hub_cache_that_was_named(tiny_model_folder, tmp_path, monkeypatch):
+    """Everything is looked for there: nothing of the model is in the usual cache, and the hub cannot be reached."""
+    repository = tmp_path / "hub" / "models--somebody--tiny"
+    shutil.copytree(tiny_model_folder, repository / "snapshots" / ("a" * 40))
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("a" * 40)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "usual"))
+    monkeypatch.setattr(module, "shares_memory", lambda device: True)
+    dropped = []
+    monkeypatch.setattr(module, "drop_cached", lambda files: dropped.extend(files))
+    loaded = load("somebody/tiny", LoadOptions(hf={"cache_dir": str(tmp_path / "hub")}))
+    assert loaded.source.kind == "hub" and loaded.tokenizer("a")
+    assert [file.name for file in dropped] == ["model.safetensors"] and tmp_path / "hub" in dropped[0].parents
 
 
 @pytest.fixture(scope="module")

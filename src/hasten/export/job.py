@@ -11,7 +11,7 @@ import secrets
 import shlex
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ from hasten.export.hf.adapter import write_adapter
 from hasten.export.hf.base import Opened
 from hasten.export.hf.fp8 import write_fp8
 from hasten.export.hf.write import write_model
-from hasten.export.leftovers import draft, owned, remove_left
+from hasten.export.leftovers import draft, owned, remove, remove_left
 from hasten.export.ollama.create import create
 from hasten.export.ollama.write import FILE as MODELFILE
 from hasten.export.ollama.write import write_modelfile
@@ -151,8 +151,9 @@ class _Job:
                 if self.wanted.gguf:
                     self._gguf(model)
         finally:
-            if made_here and not any(self.output.iterdir()):
-                self.output.rmdir()
+            if made_here:
+                with suppress(OSError):  # it has something in it, or is gone
+                    self.output.rmdir()
         if self.wanted.ollama is not None:
             self._create()
         self._record()
@@ -160,8 +161,7 @@ class _Job:
 
     def _remove_drafts(self) -> None:
         for folder in self.drafts.values():
-            if folder.exists():
-                shutil.rmtree(folder)
+            remove(folder)
 
     def _folders(self) -> None:
         wanted = self.wanted

@@ -6,7 +6,10 @@ file are ever removed, so nothing is that hasten did not make.
 
 Process numbers mean something only among processes that see each other: on one machine, since it was started, and on
 Linux in one container (a namespace of process numbers). There the process is looked up; of every other machine the
-heartbeat must have been silent for an hour, since clocks differ and a disk may have been away.
+heartbeat must have been silent for an hour, since clocks differ and a disk may have been away. Linux gives every start
+a number of its own. Elsewhere a machine is its name (several can have it), the address of its network card (no two
+have it) and when it was started. A card that was exchanged or a clock that was set makes a machine another one, which
+costs that hour and nothing else.
 """
 
 from __future__ import annotations
@@ -15,9 +18,12 @@ import platform
 import re
 import shutil
 import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+import psutil
 
 from hasten.errors import RunError
 from hasten.files import storing, write_text
@@ -65,7 +71,14 @@ def owned(output: Path, token: str) -> Iterator[Path]:
                 (folder / _SCRATCH).mkdir()
             yield folder / _SCRATCH
     finally:
-        shutil.rmtree(folder)
+        remove(folder)
+
+
+def remove(folder: Path) -> None:
+    """Remove a draft of one's own. What cannot be removed now ends no export: its owner has finished, so the next one
+    removes it. Another may have done so already, and disks of other machines keep files that are still open.
+    """
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def remove_left(output: Path) -> list[str]:
@@ -126,9 +139,21 @@ def _owner(job: Path) -> str | None:
 def _machine() -> str:
     """Within which process numbers mean the same."""
     parts = [platform.node()]
-    with suppress(OSError):  # not Linux: the name alone
+    try:
         parts += [Path(_OF_LINUX[0]).read_text("utf-8").strip(), str(Path(_OF_LINUX[1]).stat().st_ino)]
+    except OSError:  # not Linux
+        parts += _elsewhere()
     return " ".join(parts)
+
+
+def _elsewhere() -> list[str]:
+    """A machine's network card, and the minute in which it was started (systems compute that from clocks)."""
+    card, found = uuid.getnode(), []
+    if not card >> 40 & 1:  # Python makes up an address with this bit, another in every process, where there is none
+        found.append(f"{card:012x}")
+    with suppress(OSError, psutil.Error):
+        found.append(f"{psutil.boot_time() / 60:.0f}")
+    return found
 
 
 def _age(folder: Path) -> float:

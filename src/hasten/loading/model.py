@@ -69,6 +69,11 @@ class LoadOptions:
     hf: dict[str, Any] = field(default_factory=dict)
     """Handed to ``AutoModelForCausalLM.from_pretrained`` unchanged."""
 
+    @property
+    def hub_cache(self) -> str | Path | None:
+        """Where files of the hub lie, as transformers is told; None: in the usual place."""
+        return self.hf.get("cache_dir")
+
 
 def load(name: str, options: LoadOptions) -> Loaded:
     """Load what a name means.
@@ -168,7 +173,7 @@ def _load_base(source: Source, options: LoadOptions) -> Loaded:
         made: Any = AutoModelForCausalLM.from_pretrained(place, **arguments)
     model, found = made if kept is not None else (made, {})
     if shares_memory(torch.device(options.device)):
-        drop_cached(weight_files(where, source.name, options.revision))
+        drop_cached(weight_files(where, source.name, options.revision, options.hub_cache))
     model.name_or_path = where
     keep_trainable(model)
     if options.storage == "int8":
@@ -208,7 +213,12 @@ def _common(source: Source, options: LoadOptions) -> dict[str, Any]:
     common: dict[str, Any] = {"trust_remote_code": options.trust_remote_code}
     if source.kind == "hub":
         common |= {"revision": options.revision or "main", "token": options.token}
+        common |= _elsewhere(options)
     return common
+
+
+def _elsewhere(options: LoadOptions) -> dict[str, Any]:
+    return {} if options.hub_cache is None else {"cache_dir": options.hub_cache}
 
 
 @contextmanager
@@ -313,7 +323,9 @@ def _load_adapter(source: Source, options: LoadOptions) -> Loaded:
     weights = _adapter_weights(source, options)
     base_source, base_options = _base_of(source, options)
     base = _load_base(base_source, base_options)
-    where: dict[str, Any] = {"revision": options.revision, "token": options.token} if source.kind == "hub" else {}
+    where: dict[str, Any] = {}
+    if source.kind == "hub":
+        where = {"revision": options.revision, "token": options.token, **_elsewhere(options)}
     with _translated(source):
         stored = _tensor_names(weights)
         _grow(base.model, weights)
@@ -456,7 +468,7 @@ def _is_adapter(source: Source, options: LoadOptions) -> bool:
     from huggingface_hub.errors import EntryNotFoundError
 
     cached = [
-        isinstance(try_to_load_from_cache(source.name, name, revision=options.revision), str)
+        isinstance(try_to_load_from_cache(source.name, name, revision=options.revision, **_elsewhere(options)), str)
         for name in (_ADAPTER_CONFIG, "config.json")
     ]
     if any(cached):
@@ -501,7 +513,8 @@ def _download(source: Source, file: str, options: LoadOptions) -> Path:
     )
 
     try:
-        return Path(hf_hub_download(source.name, file, revision=options.revision, token=options.token))
+        where = _elsewhere(options)
+        return Path(hf_hub_download(source.name, file, revision=options.revision, token=options.token, **where))
     except GatedRepoError as cause:
         raise ModelError(
             source.name, "the repository is gated", "Its owner must let you in.", "Ask on its page, then pass token=..."

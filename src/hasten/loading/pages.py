@@ -43,19 +43,20 @@ def drop_cached(files: Iterable[Path]) -> int:
     return told
 
 
-def weight_files(where: str, name: str, revision: str | None) -> list[Path]:
+def weight_files(where: str, name: str, revision: str | None, hub_cache: str | Path | None = None) -> list[Path]:
     """The safetensors files that a model was read from.
 
     Args:
         where: its folder, or its hub id.
         name: as the user gave it.
         revision: of a hub repository.
+        hub_cache: the hub's cache; None: the usual one.
     """
     folder = Path(where)
     if not folder.is_dir():
         from huggingface_hub import try_to_load_from_cache
 
-        cached = try_to_load_from_cache(name, "config.json", revision=revision)
+        cached = try_to_load_from_cache(name, "config.json", cache_dir=hub_cache, revision=revision)
         if not isinstance(cached, str):
             return []
         folder = Path(cached).parent
