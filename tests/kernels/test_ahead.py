@@ -21,7 +21,7 @@ from hasten.plan import require_fp8
 SRC = Path(__file__).parents[2] / "src" / "hasten"
 SCRIPT = Path(__file__).with_name("ahead_script.py")
 SHARED = {120: 99 << 10, 121: 99 << 10}
-"""Bytes of shared memory that a program may have: CUDA's table of compute capabilities. An H100 runs the other tests."""
+"""Bytes of shared memory that a program may have: CUDA's table of compute capabilities. H100s run the other tests."""
 
 
 def kernels_in_source() -> set[str]:

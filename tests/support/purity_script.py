@@ -167,7 +167,9 @@ def main(command, *arguments):
     if command == "step":
         result = one_step(*arguments)
     else:
-        result = try_orders(after_every_choice() if command == "all" else [tuple(order.split(",")) for order in arguments])
+        result = try_orders(
+            after_every_choice() if command == "all" else [tuple(order.split(",")) for order in arguments]
+        )
     print(json.dumps(result))
 
 

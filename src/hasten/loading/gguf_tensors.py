@@ -9,7 +9,6 @@ tensor is dequantized in blocks of rows: memory for a few blocks, never for the 
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import struct
 from collections.abc import Iterator, Mapping
@@ -22,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from hasten.errors import ModelError, StorageError
+from hasten.hardware.probe import usable_cores
 from hasten.loading.gguf_experts import Place, as_stored, place_of
 from hasten.loading.gguf_file import GgufFile
 from hasten.loading.gguf_names import Form, checkpoint_name
@@ -178,7 +178,7 @@ def values(stored: Stored) -> Iterator[np.ndarray]:
         for block in blocks:
             yield rows[block].view(np.uint16) if kind.name == "BF16" else rows[block]
         return
-    workers = os.cpu_count() or 1
+    workers = usable_cores()
     with ThreadPoolExecutor(workers) as threads:
         for start in range(0, len(blocks), workers):  # not all at once: finished blocks wait in memory
             for block in threads.map(lambda place: dequantize(rows[place], kind), blocks[start : start + workers]):

@@ -1,7 +1,6 @@
 """GGUF files: what is written is the model, whole or not at all, and as llama.cpp's own programs have it."""
 
 import errno
-import json
 import shutil
 
 import numpy as np

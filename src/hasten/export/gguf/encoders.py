@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import ctypes
 import importlib.util
-import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
@@ -23,6 +22,7 @@ import torch
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, quants
 
 from hasten.errors import CapabilityError, MissingPackageError, StorageError
+from hasten.hardware.probe import usable_cores
 
 Type = GGMLQuantizationType
 PLAIN = (Type.F32, Type.F16, Type.BF16)
@@ -96,7 +96,7 @@ def encode(
     def part(start: int) -> None:
         own(rows_NK[start : start + step].float().contiguous().numpy(), weights, out_NB[start : start + step])
 
-    with ThreadPoolExecutor(threads or _cores()) as pool:
+    with ThreadPoolExecutor(threads or usable_cores()) as pool:
         list(pool.map(part, range(0, len(rows_NK), step)))
     return out_NB.reshape(shape)
 
@@ -111,10 +111,6 @@ def _tensor(values: np.ndarray | torch.Tensor) -> torch.Tensor:
         return values.detach()
     # torch does not take memory that it could not write to, such as a file's.
     return torch.from_numpy(np.require(values, requirements=("C", "W")))
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @cache

@@ -24,7 +24,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 import re
 import signal
 import subprocess
@@ -43,6 +42,7 @@ from hasten.export.verify import logits
 from hasten.export.verify.checks import Check
 from hasten.export.verify.weights import BOUNDS
 from hasten.hardware.memory import budget, read_cgroup, read_meminfo
+from hasten.hardware.probe import usable_cores
 
 PACKAGE = "xllamacpp"
 NAME = "logits (llama.cpp)"
@@ -214,5 +214,4 @@ def _idle_cores() -> int:
     """Threads that nobody else stands in the way of. They wait for each other after each matrix: two on a core and a
     half are slower than one, by ten times and more.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, round(cores * (1.0 - psutil.cpu_percent(interval=0.2) / 100.0)))
+    return max(1, round(usable_cores() * (1.0 - psutil.cpu_percent(interval=0.2) / 100.0)))
