@@ -78,13 +78,6 @@ def test_public_names_for_type_checkers_are_the_same():
     assert declared == hasten._HOME
 
 
-def test_nothing_is_changed_whether_hasten_comes_first_or_last():
-    orders = ["hasten,torch,transformers,peft,trl", "trl,peft,transformers,torch,hasten"]
-    report = run(str(SCRIPT), "orders", *orders)
-    assert sorted(",".join(entry["order"]) for entry in report) == orders
-    assert [entry for entry in report if entry["found"]] == []
-
-
 @pytest.mark.slow
 def test_nothing_is_changed_after_any_of_the_others():
     report = run(str(SCRIPT), "all")

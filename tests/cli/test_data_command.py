@@ -188,6 +188,7 @@ COUNTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", COUNTS)
 def test_real_rows(name, capsys):
     if not (SHARED / name).is_file():

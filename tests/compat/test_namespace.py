@@ -75,6 +75,7 @@ def test_importing_is_light():
     assert done.stdout.strip() == "[]"
 
 
+@pytest.mark.slow
 def test_without_trl():
     code = (
         "import sys\n"

@@ -94,6 +94,7 @@ def test_packs_of_documents():
     assert packs([], 9) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("capacity", [2048, 131072])
 def test_a_million_documents_take_seconds(capacity):
     lengths = np.random.default_rng(0).integers(1, capacity + 1, 1_000_000)

@@ -25,7 +25,7 @@ def run(parts, impl, dtype=torch.float32):
     return codes, errors
 
 
-@pytest.mark.parametrize("shape", [(1, 1), (5, 16), (33, 100), (16, 128)])
+@pytest.mark.parametrize("shape", [(1, 1), (5, 16), pytest.param((33, 100), marks=pytest.mark.slow), (16, 128)])
 def test_against_float64(device, impl, shape):
     parts = made(device, *shape)
     codes, errors = run(parts, impl)

@@ -458,6 +458,7 @@ def test_where_the_files_of_a_source_are(tiny_model_folder, monkeypatch, tmp_pat
 
 
 # 21.1 of the pains, in a process of its own: without the offline switch of the test suite.
+@pytest.mark.slow
 def test_nothing_local_asks_a_network(adapter_folder, tiny_model_folder, tmp_path):
     file = write_llama(tmp_path / "tiny.gguf", tiny.llama(tied=False), tiny.tokenizer())
     script = Path(tiny.__file__).with_name("offline_script.py")

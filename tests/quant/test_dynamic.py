@@ -21,8 +21,7 @@ def of(figures, name):
     return next(projection for projection in figures.projections if projection.name == name)
 
 
-@pytest.mark.parametrize("budget", [1.0, 1.1, 1.5, 4.0])
-@pytest.mark.parametrize("bits", [8, 16])
+@pytest.mark.parametrize(("budget", "bits"), [(1.0, 16), (1.1, 8), (1.1, 16), (1.5, 8), (4.0, 16)])
 def test_the_budget_is_kept(windows, budget, bits):
     small = model()
     codes, figures = quantize(small, windows, QuantizeSettings(budget=budget, upgrade_bits=bits))

@@ -12,7 +12,7 @@ JOB = """
 import sys
 from hasten.report.console import make_console
 console = make_console(sys.stdout)
-for number in range(20_000):
+for number in range(5_000):
     console.print("line", number, "of a text that fills the pipe")
 sys.stderr.write("the job is done")
 """

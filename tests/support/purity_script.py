@@ -1,8 +1,7 @@
-"""Import hasten among others in given orders and report every foreign function that is not what it was.
+"""Import hasten among others in several orders and report every foreign function that is not what it was.
 
-    purity_script.py orders hasten,torch,... [more orders]    these orders
-    purity_script.py all                                      hasten after every choice of the others
-    purity_script.py step MODEL_FOLDER                        after one packed LoRA step
+    purity_script.py all                  hasten after every choice of the others
+    purity_script.py step MODEL_FOLDER    after one packed LoRA step
 
 Each order runs in a process of its own, forked where it leaves the others, so that a library is loaded once for all
 orders that begin alike. The last line is a JSON object: orders tried, and what was found.
@@ -167,9 +166,7 @@ def main(command, *arguments):
     if command == "step":
         result = one_step(*arguments)
     else:
-        result = try_orders(
-            after_every_choice() if command == "all" else [tuple(order.split(",")) for order in arguments]
-        )
+        result = try_orders(after_every_choice())
     print(json.dumps(result))
 
 
