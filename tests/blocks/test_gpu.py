@@ -37,6 +37,11 @@ def model_of(dtype, seed=0, **adapter):
     return model.train()
 
 
+def as_trained(model):
+    """As trainers run 16-bit models: adapters are kept in float32 and computed in 16 bit."""
+    return torch.autocast("cuda", dtype=model.dtype, enabled=model.dtype in (torch.bfloat16, torch.float16))
+
+
 def packed(model, seed=0, lengths=LENGTHS):
     generator = torch.Generator().manual_seed(seed + 1)
     rows = [
@@ -50,11 +55,7 @@ def packed(model, seed=0, lengths=LENGTHS):
     labels = batch.pop("labels")
     del batch["counts"]
     model.zero_grad()
-    # As trainers run 16-bit models: adapters are kept in float32 and computed in 16 bit.
-    with (
-        packed_attention(model),
-        torch.autocast(model.device.type, dtype=model.dtype, enabled=model.dtype != torch.float32),
-    ):
+    with packed_attention(model), as_trained(model):
         targets = labels[0, batch["logits_to_keep"] + 1]
         if gives_loss(model):
             model(**batch, hasten_targets=targets).loss.backward()
@@ -66,7 +67,8 @@ def packed(model, seed=0, lengths=LENGTHS):
 def dense(model, length=256):
     ids = torch.randint(3, 1000, (2, length), generator=torch.Generator().manual_seed(2)).cuda()
     model.zero_grad()
-    model(input_ids=ids, labels=ids, use_cache=False).loss.backward()
+    with as_trained(model):
+        model(input_ids=ids, labels=ids, use_cache=False).loss.backward()
     return gradients(model)
 
 
@@ -77,26 +79,26 @@ def gradients(model):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("length", [256, 100])
 def test_16_bit_gradients_are_as_good_as_transformers(dtype, length):
-    plain = model_of(dtype)
-    fast, truth = copy.deepcopy(plain), copy.deepcopy(plain).double()
-    assert apply(fast).complete
-    results = [dense(model, length) for model in (truth, fast, plain)]
-    own, theirs = ((result - results[0]).norm() for result in results[1:])
-    assert 0 < own <= 1.2 * theirs
-    assert refused_in_training(fast) == set()
+    assert 0 < error_to_transformers(dtype, length) <= 1.2
 
 
 def test_adapters_of_other_widths_in_other_layers():
     """The rows of their gradients differ in width, which attention's backward must not take from another layer."""
+    assert 0 < error_to_transformers(torch.bfloat16, rank_pattern={"layers.1.self_attn.o_proj": 70}) <= 1.2
+
+
+def error_to_transformers(dtype, length=256, **adapter):
+    """Ours by theirs, against float64. Of one random model it is luck: the mean over eight is compared."""
     ratios = []
     for seed in range(8):
-        plain = model_of(torch.bfloat16, seed, rank_pattern={"layers.1.self_attn.o_proj": 70})
+        plain = model_of(dtype, seed, **adapter)
         fast, truth = copy.deepcopy(plain), copy.deepcopy(plain).double()
         assert apply(fast).complete
-        results = [dense(model) for model in (truth, fast, plain)]
+        results = [dense(model, length) for model in (truth, fast, plain)]
         own, theirs = ((result - results[0]).norm() for result in results[1:])
         ratios.append(float(own / theirs))
-    assert 0 < statistics.geometric_mean(ratios) <= 1.2
+        assert refused_in_training(fast) == set()
+    return statistics.geometric_mean(ratios)
 
 
 @pytest.mark.parametrize("kept", ["floats", "whole_numbers"])
