@@ -1,7 +1,11 @@
 """Attention as blocks call it."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
+from torch.nn import functional as F
 
 from hasten.blocks import attention
 from hasten.blocks.attention import View, attend
@@ -52,3 +56,18 @@ def test_gradients_do_not_depend_on_the_layout_that_came_first():
             assert wanted.isfinite().all()
             # Parts of a sum are added in any order, and rounded once.
             torch.testing.assert_close(own, wanted, rtol=2.0**-7, atol=2.0**-7 * float(wanted.abs().max()))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("first", ["attend(*[x.transpose(1, 2)] * 3, View(), learn=False)", "pass"])
+def test_torchs_own_order_of_kernels_stays(first):
+    """In a process of its own: torch chooses the order at the first attention of all."""
+    program = (
+        "import torch\nfrom torch.nn import functional as F\nfrom hasten.blocks.attention import View, attend\n"
+        f"x = torch.zeros(1, 2, 256, 64, dtype=torch.bfloat16, device='cuda')\n{first}\n"
+        "F.scaled_dot_product_attention(x, x, x)\nprint(torch._C._get_sdp_priority_order())\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    x = torch.zeros(1, 2, 256, 64, dtype=torch.bfloat16, device="cuda")
+    F.scaled_dot_product_attention(x, x, x)
+    assert done.stdout.split("\n")[0] == str(torch._C._get_sdp_priority_order())

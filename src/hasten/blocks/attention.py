@@ -139,8 +139,18 @@ def _dense(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, view: Vi
     order = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
     if view.mask is None and _prefers_cudnn(query):
         order.insert(0, SDPBackend.CUDNN_ATTENTION)
+    _let_torch_choose(query.device)
     with sdpa_kernel(order, set_priority=True):
         return F.scaled_dot_product_attention(query, key, value, **arguments)
+
+
+@cache
+def _let_torch_choose(device: torch.device) -> None:
+    """At its first attention torch puts its kernels in the order that it prefers on a card (cuDNN's first on Hopper,
+    seen with 2.11). Were that one within `sdpa_kernel`, its end would undo it, and every other model would go without.
+    """
+    one = torch.zeros(1, 1, 1, 8, dtype=torch.float16, device=device)
+    F.scaled_dot_product_attention(one, one, one)
 
 
 def _prefers_cudnn(query_BHTD: torch.Tensor) -> bool:
