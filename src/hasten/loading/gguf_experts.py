@@ -93,23 +93,21 @@ def as_stored(live: Mapping[str, tuple[int, ...]], experts: Experts) -> dict[str
 def fields_of(file: GgufFile, experts: Experts) -> dict[str, Any]:
     """What a configuration says of experts: ``count``, ``used``, ``width`` and ``shared_width``.
 
-    The kinds of its fields have been checked (`gguf_kinds`).
-
     Raises:
         ModelError: experts that are chosen or weighed in another way than the architecture's, or impossible numbers.
     """
-    count, used = file.need("expert_count"), file.need("expert_used_count")
+    count, used = int(file.need("expert_count")), int(file.need("expert_used_count"))
     if count > _MOST:
         raise _refused(file, "expert_count", f"A layer has at most {_MOST:,} experts.", "Download it again.")
     if not 1 <= used <= count:
         raise _refused(file, "expert_used_count", f"Of {count} experts, 1 to {count} are used.", "Download it again.")
     _require_usual(file, experts)
-    feed_forward = file.need("feed_forward_length")
+    feed_forward = int(file.need("feed_forward_length"))
     return {
         "count": count,
         "used": used,
-        "width": file.own("expert_feed_forward_length") or feed_forward // used,  # as llama.cpp takes it
-        "shared_width": file.own("expert_shared_feed_forward_length") or feed_forward,
+        "width": int(file.own("expert_feed_forward_length") or feed_forward // used),  # as llama.cpp takes it
+        "shared_width": int(file.own("expert_shared_feed_forward_length") or feed_forward),
     }
 
 

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hasten.errors import ModelError
-from hasten.loading.gguf_kinds import require_general
 
 if TYPE_CHECKING:
     from gguf import GGUFReader, ReaderTensor
@@ -142,7 +141,6 @@ def open_gguf(path: Path) -> GgufFile:
             if tensor.name in tensors:
                 raise _broken(part, f"tensor '{tensor.name}' comes twice")
             tensors[tensor.name] = tensor
-    require_general(parts[0], fields)
     _require_all(parts, fields, len(tensors))
     _require_model(path, fields)
     return GgufFile(parts[0], parts, fields, tensors)
@@ -154,7 +152,7 @@ def _reader(path: Path) -> GGUFReader:
     require_gguf(path)
     try:
         return GGUFReader(path)
-    except (ValueError, LookupError, OverflowError, RecursionError, struct.error) as cause:  # lists in lists
+    except (ValueError, LookupError, OverflowError, struct.error) as cause:
         reason = str(cause).strip().splitlines() or [type(cause).__name__]
         if "GGMLQuantizationType" in reason[0]:
             raise ModelError(
@@ -181,7 +179,7 @@ def _value(path: Path, field: Any) -> Any:
 
 
 def _require_all(parts: tuple[Path, ...], fields: Mapping[str, Any], tensors: int) -> None:
-    count = fields.get("split.count") or 1
+    count = int(fields.get("split.count", 1) or 1)
     if count != len(parts):
         raise ModelError(
             str(parts[0]),
@@ -189,7 +187,7 @@ def _require_all(parts: tuple[Path, ...], fields: Mapping[str, Any], tensors: in
             "The files of a split model are named '...-00001-of-00003.gguf'.",
             "Give all of them their names back.",
         )
-    wanted = fields.get("split.tensors.count") or tensors
+    wanted = int(fields.get("split.tensors.count", tensors) or tensors)
     if wanted != tensors:
         raise _broken(parts[0], f"{tensors} of {wanted} tensors in its {count} files")
 

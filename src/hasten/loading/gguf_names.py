@@ -101,19 +101,6 @@ def form_of(file: GgufFile) -> Form | None:
     return FORMS.get(file.arch)
 
 
-def form_of_type(model_type: str, arch: str | None) -> Form | None:
-    """How a checkpoint's architecture lies in a file.
-
-    Args:
-        model_type: transformers' name of it.
-        arch: GGUF's, which several share.
-
-    Returns:
-        None where there is no table of it here.
-    """
-    return _MIXTRAL if model_type == _MIXTRAL.model_type else FORMS.get(arch or "")
-
-
 def checkpoint_name(name: str, form: Form) -> str | None:
     """A tensor's name in the checkpoint; None: it has no place there."""
     stem, _, kind = name.rpartition(".")

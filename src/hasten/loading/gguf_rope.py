@@ -83,7 +83,7 @@ def rope_parameters(file: GgufFile, rotated: int) -> dict[str, Any]:
         )
     found |= {"rope_type": kind, "factor": factor}
     if kind == "yarn":
-        found["original_max_position_embeddings"] = file.need("rope.scaling.original_context_length")
+        found["original_max_position_embeddings"] = int(file.need("rope.scaling.original_context_length"))
         for theirs, ours in _YARN.items():
             value = file.own(f"rope.scaling.{theirs}")
             if value is not None:
@@ -187,7 +187,7 @@ def _long(file: GgufFile) -> dict[str, Any]:
     for name, key in ((LONG, "long_factor"), (SHORT, "short_factor")):
         values = np.array(file.tensors[name].data, dtype=np.float32).reshape(-1)
         found[key] = [plain(float(value)) for value in values]
-    original = file.need("rope.scaling.original_context_length")
+    original = int(file.need("rope.scaling.original_context_length"))
     found["original_max_position_embeddings"] = original
     stated = file.own("rope.scaling.attn_factor")
     if stated is not None and not math.isclose(stated, _attention(file, original), rel_tol=1e-5):
@@ -197,5 +197,5 @@ def _long(file: GgufFile) -> dict[str, Any]:
 
 def _attention(file: GgufFile, original: int) -> float:
     """The factor of attention that longrope has when none is stated."""
-    times = file.need("context_length") / original
+    times = int(file.need("context_length")) / original
     return math.sqrt(1 + math.log(times) / math.log(original)) if times > 1 else 1.0

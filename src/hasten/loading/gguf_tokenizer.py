@@ -89,28 +89,10 @@ def tokenizer_files(file: GgufFile) -> TokenizerFiles:
 
 
 def end_tokens(file: GgufFile) -> list[int]:
-    """Ids at which generation stops: the end of a text, and the ends of a turn where the file names them.
-
-    Raises:
-        ModelError: one of them is no token.
-    """
+    """Ids at which generation stops: the end of a text, and the ends of a turn where the file names them."""
     names = ("eos_token_id", *_TURN_ENDS)
-    count = len(file.fields.get(f"{_KEY}tokens") or ())
-    found = [_special(file, name, count) for name in names]
-    return list(dict.fromkeys(number for number in found if number is not None))
-
-
-def _special(file: GgufFile, name: str, count: int) -> int | None:
-    """The id of a special token; None: the file names none."""
-    number = file.fields.get(_KEY + name)
-    if number is None or number < count:
-        return number
-    raise ModelError(
-        str(file.path),
-        f"{name} {number} of {count} tokens",
-        "Special tokens are tokens of the vocabulary.",
-        "Convert the model again with a current converter.",
-    )
+    found = [file.fields.get(_KEY + name) for name in names]
+    return list(dict.fromkeys(int(number) for number in found if number is not None))
 
 
 def _tokens(file: GgufFile) -> list[str]:
@@ -125,14 +107,7 @@ def _tokens(file: GgufFile) -> list[str]:
 
 
 def _kinds(file: GgufFile, tokens: list[str]) -> list[int]:
-    kinds: list[int] = list(file.fields.get(f"{_KEY}token_type") or ())
-    if kinds and len(kinds) < len(tokens):
-        raise ModelError(
-            str(file.path),
-            f"{len(kinds)} kinds for {len(tokens)} tokens",
-            "They say which tokens are control tokens.",
-            "Convert the model again with a current converter.",
-        )
+    kinds = [int(kind) for kind in file.fields.get(f"{_KEY}token_type") or ()]
     return kinds or [_NORMAL] * len(tokens)
 
 
@@ -278,10 +253,10 @@ def _flag(file: GgufFile, name: str, default: bool) -> bool:
 def _around(file: GgufFile, tokens: list[str], begin: bool, *, byte_level: bool) -> dict[str, Any] | None:
     """What is put before and behind a text."""
     ends = {
-        name: _special(file, f"{name}_token_id", len(tokens)) if _flag(file, name, default) else None
+        name: file.fields.get(f"{_KEY}{name}_token_id") if _flag(file, name, default) else None
         for name, default in (("bos", begin), ("eos", False))
     }
-    used = {name: number for name, number in ends.items() if number is not None}
+    used = {name: int(number) for name, number in ends.items() if number is not None}
     spans = {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": False, "use_regex": True}
     if not used:
         return spans if byte_level else None
@@ -312,9 +287,17 @@ def _ordered(body: dict[str, Any]) -> dict[str, Any]:
 def _config(file: GgufFile, tokens: list[str]) -> dict[str, Any]:
     config: dict[str, Any] = {}
     for name, key in _SPECIALS.items():
-        number = _special(file, key, len(tokens))
-        if number is not None:
-            config[name] = tokens[number]
+        number = file.fields.get(_KEY + key)
+        if number is None:
+            continue
+        if not 0 <= int(number) < len(tokens):
+            raise ModelError(
+                str(file.path),
+                f"{key} {number} of {len(tokens)} tokens",
+                "Special tokens are tokens of the vocabulary.",
+                "Convert the model again with a current converter.",
+            )
+        config[name] = tokens[int(number)]
     return {
         **config,
         "clean_up_tokenization_spaces": False,
