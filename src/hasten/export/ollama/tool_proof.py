@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from hasten.data.conversation import Message, RowProblem
-from hasten.export.ollama.chat_parts import Prompts, Tools, Trim, talk
+from hasten.errors import CapabilityError
+from hasten.export.ollama.chat_parts import REMEDY, Prompts, Tools, Trim, talk
 from hasten.export.ollama.go_template import GoTemplate
 from hasten.export.ollama.prompt import ollama_prompt
 from hasten.export.ollama.proof import CONTENTS, trimmed, unequal
@@ -19,6 +20,7 @@ from hasten.export.ollama.tool_json import respelled
 from hasten.export.ollama.tool_parts import call, calling, result, tool
 
 _PLAIN = "It is 4 degrees."
+_THOUGHT = "Hm. <b>\n\nYes & no: {{ .Content }}"
 _NESTED = {
     "type": "object",
     "description": 'Where: <city> & "country".',
@@ -45,12 +47,14 @@ class Probe:
         messages: its turns.
         tools: schemas, or None.
         think: what the request says of thinking.
+        begun: the last turn is an answer that is to be continued; the two are compared up to its text.
     """
 
     name: str
     messages: list[Message]
     tools: Tools = None
     think: bool | None = None
+    begun: bool = False
 
     @property
     def values(self) -> list[Any]:
@@ -103,7 +107,7 @@ def _called(arguments: dict[str, Any], content: str) -> Iterator[list[Message]]:
 
 def with_thinking() -> Iterator[Probe]:
     """Conversations whose answers have thinking (without blanks around it), and requests that turn it on or off."""
-    thought = {"reasoning_content": "Hm. <b>\n\nYes & no: {{ .Content }}"}
+    thought = {"reasoning_content": _THOUGHT}
     one, two = call("get_weather", ARGUMENTS[0], 1), call("search", {"limit": 3}, 2)
     answer = {**talk(a="Hi!")[0], **thought}
     for tools in (TOOLSETS[0], None):
@@ -118,6 +122,18 @@ def with_thinking() -> Iterator[Probe]:
             yield Probe(f"think={think}", messages, None, think)
 
 
+def _thinking_alone(prompts: Prompts) -> Iterator[Probe]:
+    """Those of them that have no calls. Where thinking of earlier answers is left out, none of them has thinking left,
+    and only an answer that has begun shows how it is written.
+    """
+    yield from (probe for probe in with_thinking() if not probe.values)
+    answer = {**talk(a="Hi!")[0], "reasoning_content": _THOUGHT}
+    if _THOUGHT not in prompts([*talk(u="Hello"), answer, *talk(v="Weather?")]):
+        yield Probe("an answer that has begun", [*talk(u="Hello"), answer], begun=True)
+        earlier = talk(s="Be brief.", u="Hello", a="Hi!", v="And?")
+        yield Probe("an answer that has begun", [*earlier, answer], begun=True)
+
+
 def proven_with_tools(prompts: Prompts, template: GoTemplate, trims: dict[str, Trim]) -> int:
     """On how many conversations with tools or thinking both write the same; 0 where the template has neither.
 
@@ -127,27 +143,38 @@ def proven_with_tools(prompts: Prompts, template: GoTemplate, trims: dict[str, T
         trims: by role, where the chat template takes blanks off.
 
     Raises:
-        CapabilityError: they do not; the first conversation is shown.
+        CapabilityError: they do not; the first conversation is shown. Or the template has thinking, and none does.
     """
     names = template.names()
     probes: list[Probe] = []
     if "tools" in names:
         probes += with_tools(CONTENTS)
     if "thinking" in names:
-        probes += (probe for probe in with_thinking() if "tools" in names or not probe.values)
-    count = 0
+        probes += with_thinking() if "tools" in names else _thinking_alone(prompts)
+    count, thought = 0, False
     for probe in probes:
         try:
-            if probe.think is None:
-                expected = prompts(probe.messages, tools=probe.tools)
-            else:
-                expected = prompts.thinking(probe.messages, probe.think)
+            expected = _expected(prompts, probe)
         except RowProblem:
             continue  # there is nothing to be equal to: the chat template refuses, say, two calls in a turn
+        thought = thought or _THOUGHT in expected
         expected = respelled(expected, probe.values)
         made = trimmed(template, probe.messages, trims, probe.tools, probe.think)
         if not any(respelled(tried, probe.values) == expected for tried in made):
             tried = ollama_prompt(template, probe.messages, probe.tools, probe.think)
             raise unequal(probe.name, probe.messages, expected, respelled(tried, probe.values))
         count += 1
+    if "thinking" in names and not thought:
+        rule = "What is written around it is proven where it is written."
+        raise CapabilityError("the chat template", "it writes thinking beside calls alone", rule, REMEDY)
     return count
+
+
+def _expected(prompts: Prompts, probe: Probe) -> str:
+    if probe.think is not None:
+        return prompts.thinking(probe.messages, probe.think)
+    text = prompts(probe.messages, ask=not probe.begun, tools=probe.tools)
+    if not probe.begun:
+        return text
+    content = probe.messages[-1]["content"]
+    return text[: text.rindex(content) + len(content)] if content in text else text

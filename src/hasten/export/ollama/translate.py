@@ -82,18 +82,19 @@ class _Proven:
 
 
 def _proven(prompts: Prompts, parts: ChatParts) -> _Proven:
-    """The template with as much of tools and thinking as is proven."""
+    """The template with both tools and thinking, one of them or neither: the first that is proven.
+
+    Tools come before thinking: they are more conversations.
+    """
     no_tools, no_thinking, tools = "", "", None
     try:
         tools = tool_parts(prompts, parts)
     except (Untranslated, RowProblem) as problem:
         no_tools = str(problem)
     thoughts = thought_parts(prompts, parts)
-    if thoughts is not None and tools is None and not thoughts.earlier:
-        thoughts, no_thinking = None, "it is written beside calls alone, which are not translated"
-    if thoughts is not None:
+    if tools is not None and thoughts is not None:
         try:
-            return _Proven(*_counted(prompts, parts, tools, thoughts), tools, no_tools)
+            return _Proven(*_counted(prompts, parts, tools, thoughts), tools)
         except CapabilityError as problem:
             no_thinking = problem.value
     if tools is not None:
@@ -101,6 +102,11 @@ def _proven(prompts: Prompts, parts: ChatParts) -> _Proven:
             return _Proven(*_counted(prompts, parts, tools), tools, no_thinking=no_thinking)
         except CapabilityError as problem:
             no_tools = problem.value
+    if thoughts is not None:
+        try:
+            return _Proven(*_counted(prompts, parts, None, thoughts), None, no_tools)
+        except CapabilityError as problem:
+            no_thinking = problem.value
     return _Proven(*_counted(prompts, parts), None, no_tools, no_thinking)
 
 
