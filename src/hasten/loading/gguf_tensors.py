@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from hasten.errors import ModelError, StorageError
+from hasten.loading.gguf_config import not_taken
 from hasten.loading.gguf_experts import Place, as_stored, place_of
 from hasten.loading.gguf_file import GgufFile
 from hasten.loading.gguf_names import Form, checkpoint_name
@@ -265,8 +266,11 @@ def _require_whole(file: GgufFile, form: Form, found: Mapping[str, tuple[int, ..
     import torch
     from transformers import AutoModelForCausalLM
 
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)
+    try:
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config)
+    except (ValueError, ArithmeticError, RuntimeError) as cause:
+        raise not_taken(file, cause) from cause
     wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     if form.experts is not None:
         wanted = as_stored(wanted, form.experts)
