@@ -16,7 +16,7 @@ from typing import Any
 from hasten.errors import ModelError
 from hasten.files import make_folder, new_folder
 from hasten.loading import gguf_fields, gguf_tensors
-from hasten.loading.gguf_config import configuration
+from hasten.loading.gguf_config import configuration, layers_of
 from hasten.loading.gguf_file import GgufFile, open_gguf, parts_of, require_gguf
 from hasten.loading.gguf_names import FORMS, Form, form_of
 from hasten.loading.gguf_numbers import plain
@@ -165,10 +165,15 @@ def _generation(folder: Path, values: dict[str, Any]) -> None:
 
 def _by_transformers(file: GgufFile, target: Path) -> list[str]:
     import torch
+    from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
     if len(file.parts) > 1:
         raise _unknown(file, f"transformers reads one file, and this model has {len(file.parts)}")
+    there = layers_of(file)
+    stated = file.size("block_count", there)
+    if there > stated:
+        raise _unknown(file, f"transformers would leave out {there - stated} of its {there} layers (block_count)")
     where = {"pretrained_model_name_or_path": str(file.path.parent), "gguf_file": file.path.name}
     try:
         tokenizer = AutoTokenizer.from_pretrained(**where)
@@ -176,9 +181,12 @@ def _by_transformers(file: GgufFile, target: Path) -> list[str]:
             **where, dtype=torch.float32, quantization_config=GgufConfig(dequantize=True), output_loading_info=True
         )
         model, found = made
-    except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, OSError, RuntimeError) as cause:
-        reason = str(cause).strip().splitlines() or [type(cause).__name__]
-        raise _unknown(file, f"transformers cannot read it ({reason[0][:300]})") from cause
+    except (  # what its code runs into where metadata are not what it expects
+        ValueError, TypeError, LookupError, AttributeError, ArithmeticError, OSError, RuntimeError,
+        StrictDataclassError,
+    ) as cause:  # fmt: skip
+        reason = " ".join(line.strip() for line in str(cause).splitlines()).strip() or type(cause).__name__
+        raise _unknown(file, f"transformers cannot read it ({reason[:300]})") from cause
     if found["missing_keys"]:
         first = sorted(found["missing_keys"])[0]
         raise _unknown(

@@ -77,6 +77,11 @@ def not_taken(file: GgufFile, cause: BaseException) -> ModelError:
     )
 
 
+def layers_of(file: GgufFile) -> int:
+    """Of how many layers the file has tensors."""
+    return len({name.split(".")[1] for name in file.tensors if name.startswith("blk.")})
+
+
 def tokens_of(file: GgufFile) -> int:
     """Rows of the embedding, one per token.
 
@@ -160,9 +165,8 @@ def _fields(file: GgufFile, form: Form) -> dict[str, Any]:
 def _layers(file: GgufFile) -> int:
     """As many as it has tensors for: a model of each is made before the tensors are compared with it."""
     layers = file.size("block_count")
-    found = {name.split(".")[1] for name in file.tensors if name.startswith("blk.")}
-    if layers > len(found):
-        raise _odd(file, "block_count", f"The file has tensors of {len(found)} layers.")
+    if layers > layers_of(file):
+        raise _odd(file, "block_count", f"The file has tensors of {layers_of(file)} layers.")
     return layers
 
 
