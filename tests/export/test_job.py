@@ -8,7 +8,8 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from export.hf.conftest import adapt
-from hasten.errors import CapabilityError, ConfigError, ModelError
+from hasten import files
+from hasten.errors import CapabilityError, ConfigError, ModelError, StorageError
 from hasten.export import job as module
 from hasten.export import prove
 from hasten.export.gguf.encoders import has_ggml
@@ -222,3 +223,13 @@ def test_dynamic_and_an_importance_matrix(tmp_path):
 def test_names_of_files(adapted, tmp_path):
     assert module._name_of(open_model(str(adapted.base))) == "base"
     assert module._name_of(open_model(adapted.adapter)) == tmp_path.name  # of an adapter in a folder of that name
+
+
+def test_trouble_with_a_draft_is_said_of_the_folder_that_was_asked_for(adapted, tmp_path, monkeypatch):
+    """Drafts have names that nobody gave, and are gone by then."""
+    usage = files.shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(files.shutil, "disk_usage", lambda folder: usage._replace(free=1000))
+    for to in ("hf", "lora", "gguf:f16"):
+        with pytest.raises(StorageError, match="MB are free.*Free some space") as caught:
+            export(open_model(adapted.adapter), request(tmp_path, to, verify=False))
+        assert caught.value.subject == str(tmp_path / "out") and not (tmp_path / "out").exists()

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from hasten.data.templates import ChatEncoder
-from hasten.errors import CapabilityError, ConfigError, MissingPackageError
+from hasten.errors import CapabilityError, ConfigError, MissingPackageError, StorageError
 from hasten.export import vllm
 from hasten.export.dressed import Dressed, dressed
 from hasten.export.gguf import dynamic
@@ -33,7 +33,7 @@ from hasten.export.hf.adapter import write_adapter
 from hasten.export.hf.base import Opened
 from hasten.export.hf.fp8 import write_fp8
 from hasten.export.hf.write import write_model
-from hasten.export.leftovers import draft, owned, remove, remove_left
+from hasten.export.leftovers import DRAFT, draft, owned, remove, remove_left
 from hasten.export.ollama.create import create
 from hasten.export.ollama.write import FILE as MODELFILE
 from hasten.export.ollama.write import write_modelfile
@@ -129,6 +129,15 @@ class _Job:
         self.token = secrets.token_hex(4)
 
     def run(self) -> Exported:
+        try:
+            return self._run()
+        except StorageError as error:
+            if DRAFT not in error.subject:
+                raise
+            # Drafts are gone by now, and their names say nothing to whoever asked for a folder.
+            raise StorageError(str(self.output), error.value, error.rule, error.remedy) from error
+
+    def _run(self) -> Exported:
         require_writable(self.output)
         self._require_own()
         self._require_possible()

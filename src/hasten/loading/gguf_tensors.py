@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import struct
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -21,7 +20,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from hasten.errors import ModelError, StorageError
+from hasten.errors import ModelError
+from hasten.files import require_space
 from hasten.loading.gguf_config import not_taken
 from hasten.loading.gguf_experts import Place, as_stored, place_of
 from hasten.loading.gguf_file import GgufFile
@@ -148,14 +148,8 @@ def write(stored: list[Stored], folder: Path) -> None:
     Raises:
         StorageError: the disk has no room for them.
     """
-    total, free = sum(each.bytes for each in stored), shutil.disk_usage(folder).free
-    if total > free:
-        raise StorageError(
-            str(folder.parent),
-            f"{free / 1e9:.1f} GB are free",
-            f"The converted model takes {total / 1e9:.1f} GB.",
-            "Free some space or choose another folder.",
-        )
+    total = sum(each.bytes for each in stored)
+    require_space(folder, total, "The converted model takes", folder.parent)
     shards = list(_shards(stored))
     if len(shards) == 1:
         _write_file(folder / _WHOLE, stored)
