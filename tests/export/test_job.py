@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from transformers import AutoModelForCausalLM
 
 from export.hf.conftest import adapt
 from hasten import files
-from hasten.errors import CapabilityError, ConfigError, ModelError, StorageError
+from hasten.errors import CapabilityError, ConfigError, HastenError, ModelError, StorageError
 from hasten.export import job as module
 from hasten.export import prove
 from hasten.export.gguf.encoders import has_ggml
@@ -233,3 +234,21 @@ def test_trouble_with_a_draft_is_said_of_the_folder_that_was_asked_for(adapted, 
         with pytest.raises(StorageError, match="MB are free.*Free some space") as caught:
             export(open_model(adapted.adapter), request(tmp_path, to, verify=False))
         assert caught.value.subject == str(tmp_path / "out") and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("to", "importance", "said"),
+    [
+        (("hf",), Path("none.dat"), "without a GGUF type"),
+        (("hf",), True, "without a GGUF type"),
+        (("gguf:dynamic",), True, "with gguf:dynamic alone"),
+        (("hf", "gguf:q4_0"), Path("none.dat"), "none.dat"),
+    ],
+)
+def test_an_importance_matrix_that_is_of_no_use_or_not_there_is_known_before(
+    adapted, tmp_path, monkeypatch, to, importance, said
+):
+    monkeypatch.setattr(module, "write_model", lambda *given, **named: pytest.fail("hours of work"))
+    with pytest.raises(HastenError, match=said):
+        export(open_model(adapted.adapter), request(tmp_path, *to, importance=importance))
+    assert not (tmp_path / "out").exists()

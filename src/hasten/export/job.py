@@ -126,6 +126,7 @@ class _Job:
         self.name = plain_name(request.name) if request.name is not None else _name_of(opened)
         self.source = str(opened.adapter or opened.base.folder)
         self.drafts: dict[str, Path] = {}
+        self.importance: Importance | None = None
         self.token = secrets.token_hex(4)
 
     def run(self) -> Exported:
@@ -313,7 +314,7 @@ class _Job:
         if is_dynamic or asked is True:
             live, windows = self._calibration(model)
         if plain:
-            importance = read_importance(asked) if isinstance(asked, Path) else None
+            importance = self.importance
             if asked is True:
                 self.tell("measuring what each weight reads (importance matrix)")
                 importance = measure(live, windows)
@@ -421,6 +422,13 @@ class _Job:
             raise ConfigError("--to", "'lora' of a whole model", rule, "Use hf or gguf.")
         if self.wanted.vllm_lora:
             vllm.require_servable(vllm.base_problems(self.opened.base_name))
+        plain = [kind for kind in self.wanted.gguf if kind != dynamic.NAME]
+        if self.request.importance and not plain:
+            value = "with gguf:dynamic alone" if self.wanted.gguf else "without a GGUF type"
+            rule = "An importance matrix is for the types of GGUF files; 'dynamic' measures its own."
+            raise ConfigError("--importance or --imatrix", value, rule, "Leave it out, or add a type: gguf:q4_k_m.")
+        if isinstance(self.request.importance, Path):
+            self.importance = read_importance(self.request.importance)
         if self.wanted.gguf:
             Source(self.opened.weights)
             if dynamic.NAME in self.wanted.gguf and not has_ggml():
