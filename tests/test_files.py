@@ -224,6 +224,19 @@ def test_require_writable_makes_nothing(tmp_path, monkeypatch):
         files.require_writable(tmp_path / "a" / "b")
 
 
+@pytest.mark.parametrize(
+    ("need", "said"),
+    [(3_000_000, "0.5 MB are free. It takes 3.0 MB."), (7 * 10**9, "0.0 GB are free. It takes 7.0 GB.")],
+)
+def test_a_disk_without_room_is_said_with_both_numbers(tmp_path, monkeypatch, need, said):
+    usage = files.shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(files.shutil, "disk_usage", lambda folder: usage._replace(free=500_000))
+    files.require_space(tmp_path / "a" / "b", 500_000, "It takes")
+    with pytest.raises(StorageError) as caught:
+        files.require_space(tmp_path / "a" / "b", need, "It takes")
+    assert str(caught.value) == f"{tmp_path / 'a' / 'b'}: {said} Free some space or choose another folder."
+
+
 def test_a_really_unwritable_folder(tmp_path):
     if os.geteuid() == 0:
         pytest.skip("root writes everywhere")

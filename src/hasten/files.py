@@ -150,6 +150,32 @@ def require_writable(path: Path) -> None:
         raise storage_error(existing, OSError(number, os.strerror(number)))
 
 
+def require_space(folder: Path, need: int, what: str, shown: Path | None = None) -> None:
+    """Refuse before anything is written what a disk cannot hold.
+
+    Args:
+        folder: where it goes, there or not.
+        need: bytes.
+        what: the beginning of a sentence that ends with their number.
+        shown: the folder that the error names, if it is another.
+
+    Raises:
+        StorageError: with both numbers.
+    """
+    existing = folder.expanduser().absolute()
+    while not existing.exists():
+        existing = existing.parent
+    free = shutil.disk_usage(existing).free
+    if need > free:
+        unit, name = (1e9, "GB") if need >= 1e9 else (1e6, "MB")
+        raise StorageError(
+            str(shown or folder),
+            f"{free / unit:.1f} {name} are free",
+            f"{what} {need / unit:.1f} {name}.",
+            "Free some space or choose another folder.",
+        )
+
+
 def _read_only(folder: Path) -> bool:
     if not hasattr(os, "statvfs"):  # Windows
         return False

@@ -2,13 +2,15 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
 from export.hf.conftest import adapt
-from hasten.errors import CapabilityError, ConfigError, ModelError
+from hasten import files
+from hasten.errors import CapabilityError, ConfigError, HastenError, ModelError, StorageError
 from hasten.export import job as module
 from hasten.export import prove
 from hasten.export.gguf.encoders import has_ggml
@@ -222,3 +224,31 @@ def test_dynamic_and_an_importance_matrix(tmp_path):
 def test_names_of_files(adapted, tmp_path):
     assert module._name_of(open_model(str(adapted.base))) == "base"
     assert module._name_of(open_model(adapted.adapter)) == tmp_path.name  # of an adapter in a folder of that name
+
+
+def test_trouble_with_a_draft_is_said_of_the_folder_that_was_asked_for(adapted, tmp_path, monkeypatch):
+    """Drafts have names that nobody gave, and are gone by then."""
+    usage = files.shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(files.shutil, "disk_usage", lambda folder: usage._replace(free=1000))
+    for to in ("hf", "lora", "gguf:f16"):
+        with pytest.raises(StorageError, match="MB are free.*Free some space") as caught:
+            export(open_model(adapted.adapter), request(tmp_path, to, verify=False))
+        assert caught.value.subject == str(tmp_path / "out") and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("to", "importance", "said"),
+    [
+        (("hf",), Path("none.dat"), "without a GGUF type"),
+        (("hf",), True, "without a GGUF type"),
+        (("gguf:dynamic",), True, "with gguf:dynamic alone"),
+        (("hf", "gguf:q4_0"), Path("none.dat"), "none.dat"),
+    ],
+)
+def test_an_importance_matrix_that_is_of_no_use_or_not_there_is_known_before(
+    adapted, tmp_path, monkeypatch, to, importance, said
+):
+    monkeypatch.setattr(module, "write_model", lambda *given, **named: pytest.fail("hours of work"))
+    with pytest.raises(HastenError, match=said):
+        export(open_model(adapted.adapter), request(tmp_path, *to, importance=importance))
+    assert not (tmp_path / "out").exists()

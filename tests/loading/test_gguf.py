@@ -81,6 +81,27 @@ def test_an_architecture_that_nobody_knows(tmp_path):
         gguf.model_folder(file, tmp_path / "cache")
 
 
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"gemma2.embedding_length": "x"}, "expected int"),
+        ({"gemma2.block_count": 1}, "would leave out 1 of its 2 layers"),
+        ({"gemma2.attention.head_count": 0}, "transformers cannot read it"),
+        ({"gemma2.rope.freq_base": "x"}, "transformers cannot read it"),
+        ({"tokenizer.ggml.merges": [1]}, "transformers cannot read it"),
+        ({"tokenizer.ggml.bos_token_id": [1]}, "transformers cannot read it"),
+    ],
+)
+def test_what_transformers_trips_over_is_one_sentence(tmp_path, fields, said):
+    small = {"hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 4, "num_key_value_heads": 2}
+    file = tmp_path / "x.gguf"
+    gguf_models.write_model(file, gguf_models.model("gemma2", **small), tiny.tokenizer(), fields=fields)
+    with pytest.raises(ModelError, match=f"architecture 'gemma2': .*{said}") as caught:
+        gguf.model_folder(file, tmp_path / "cache")
+    assert caught.value.remedy == "Use the model's Hugging Face folder."
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
 def test_an_architecture_without_a_table_is_left_to_transformers(tmp_path):
     file = write_llama(tmp_path / "x.gguf", tiny.llama(tied=False), tiny.tokenizer(), architecture="deci")
     with pytest.raises(ModelError, match="architecture 'deci'"):  # this file's names are not that architecture's

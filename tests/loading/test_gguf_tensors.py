@@ -159,7 +159,7 @@ def test_only_blocks_of_rows_are_in_memory(kind, tmp_path, monkeypatch):
 def test_a_disk_without_room(tmp_path, monkeypatch):
     gguf_models.write_model(tmp_path / "x.gguf", made("llama"))
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=1000))
-    with pytest.raises(StorageError, match=r"0\.0 GB are free.*takes 0\.0 GB.*Free some space"):
+    with pytest.raises(StorageError, match=r"cache: 0\.0 MB are free.*takes \d+\.\d MB.*Free some space"):
         gguf.model_folder(tmp_path / "x.gguf", tmp_path / "cache")
     assert list((tmp_path / "cache").iterdir()) == []
 
@@ -178,7 +178,10 @@ def test_a_tensor_too_many(tmp_path):
 
 def test_a_tensor_too_few(tmp_path):
     gguf_models.write_model(tmp_path / "x.gguf", made("llama"), fields={"llama.block_count": 3})
-    refused(tmp_path / "x.gguf", tmp_path, r"9 tensors differ.*model\.layers\.2\..* is missing.*completely or not")
+    refused(tmp_path / "x.gguf", tmp_path, r"llama\.block_count = 3\. The file has tensors of 2 layers")
+    content = (tmp_path / "x.gguf").read_bytes()
+    (tmp_path / "y.gguf").write_bytes(content.replace(b"blk.1.ffn_up", b"blk.2.ffn_up"))
+    refused(tmp_path / "y.gguf", tmp_path, r"9 tensors differ.*model\.layers\.1\..* is missing.*completely or not")
 
 
 def test_a_tensor_of_another_shape(tmp_path):

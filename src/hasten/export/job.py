@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from hasten.data.templates import ChatEncoder
-from hasten.errors import CapabilityError, ConfigError, MissingPackageError
+from hasten.errors import CapabilityError, ConfigError, MissingPackageError, StorageError
 from hasten.export import vllm
 from hasten.export.dressed import Dressed, dressed
 from hasten.export.gguf import dynamic
@@ -33,7 +33,7 @@ from hasten.export.hf.adapter import write_adapter
 from hasten.export.hf.base import Opened
 from hasten.export.hf.fp8 import write_fp8
 from hasten.export.hf.write import write_model
-from hasten.export.leftovers import draft, owned, remove, remove_left
+from hasten.export.leftovers import DRAFT, draft, owned, remove, remove_left
 from hasten.export.ollama.create import create
 from hasten.export.ollama.write import FILE as MODELFILE
 from hasten.export.ollama.write import write_modelfile
@@ -126,9 +126,19 @@ class _Job:
         self.name = plain_name(request.name) if request.name is not None else _name_of(opened)
         self.source = str(opened.adapter or opened.base.folder)
         self.drafts: dict[str, Path] = {}
+        self.importance: Importance | None = None
         self.token = secrets.token_hex(4)
 
     def run(self) -> Exported:
+        try:
+            return self._run()
+        except StorageError as error:
+            if DRAFT not in error.subject:
+                raise
+            # Drafts are gone by now, and their names say nothing to whoever asked for a folder.
+            raise StorageError(str(self.output), error.value, error.rule, error.remedy) from error
+
+    def _run(self) -> Exported:
         require_writable(self.output)
         self._require_own()
         self._require_possible()
@@ -304,7 +314,7 @@ class _Job:
         if is_dynamic or asked is True:
             live, windows = self._calibration(model)
         if plain:
-            importance = read_importance(asked) if isinstance(asked, Path) else None
+            importance = self.importance
             if asked is True:
                 self.tell("measuring what each weight reads (importance matrix)")
                 importance = measure(live, windows)
@@ -412,6 +422,13 @@ class _Job:
             raise ConfigError("--to", "'lora' of a whole model", rule, "Use hf or gguf.")
         if self.wanted.vllm_lora:
             vllm.require_servable(vllm.base_problems(self.opened.base_name))
+        plain = [kind for kind in self.wanted.gguf if kind != dynamic.NAME]
+        if self.request.importance and not plain:
+            value = "with gguf:dynamic alone" if self.wanted.gguf else "without a GGUF type"
+            rule = "An importance matrix is for the types of GGUF files; 'dynamic' measures its own."
+            raise ConfigError("--importance or --imatrix", value, rule, "Leave it out, or add a type: gguf:q4_k_m.")
+        if isinstance(self.request.importance, Path):
+            self.importance = read_importance(self.request.importance)
         if self.wanted.gguf:
             Source(self.opened.weights)
             if dynamic.NAME in self.wanted.gguf and not has_ggml():

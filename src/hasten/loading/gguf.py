@@ -15,8 +15,8 @@ from typing import Any
 
 from hasten.errors import ModelError
 from hasten.files import make_folder, new_folder
-from hasten.loading import gguf_tensors
-from hasten.loading.gguf_config import configuration
+from hasten.loading import gguf_fields, gguf_tensors
+from hasten.loading.gguf_config import configuration, layers_of
 from hasten.loading.gguf_file import GgufFile, open_gguf, parts_of, require_gguf
 from hasten.loading.gguf_names import FORMS, Form, form_of
 from hasten.loading.gguf_numbers import plain
@@ -134,9 +134,18 @@ def _by_us(file: GgufFile, form: Form, target: Path) -> list[str]:
             "pad_token_id": config.pad_token_id,
         },
     )
-    _generation(target, {ours: file.fields.get(f"general.sampling.{theirs}") for theirs, ours in _SAMPLING.items()})
+    _generation(target, {ours: _sampling(file, theirs) for theirs, ours in _SAMPLING.items()})
     gguf_tensors.write(stored, target)
     return list(tokenizer.notes)
+
+
+def _sampling(file: GgufFile, name: str) -> float | None:
+    key = f"general.sampling.{name}"
+    value = file.fields.get(key)
+    if value is None:
+        return None
+    gguf_fields.number(file.path, key, value)
+    return value  # a whole number stays one
 
 
 def _class_name(config: Any) -> str:
@@ -156,10 +165,15 @@ def _generation(folder: Path, values: dict[str, Any]) -> None:
 
 def _by_transformers(file: GgufFile, target: Path) -> list[str]:
     import torch
+    from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
     if len(file.parts) > 1:
         raise _unknown(file, f"transformers reads one file, and this model has {len(file.parts)}")
+    there = layers_of(file)
+    stated = file.size("block_count", there)
+    if there > stated:
+        raise _unknown(file, f"transformers would leave out {there - stated} of its {there} layers (block_count)")
     where = {"pretrained_model_name_or_path": str(file.path.parent), "gguf_file": file.path.name}
     try:
         tokenizer = AutoTokenizer.from_pretrained(**where)
@@ -167,9 +181,12 @@ def _by_transformers(file: GgufFile, target: Path) -> list[str]:
             **where, dtype=torch.float32, quantization_config=GgufConfig(dequantize=True), output_loading_info=True
         )
         model, found = made
-    except (ValueError, LookupError, OSError, RuntimeError, NotImplementedError) as cause:
-        reason = str(cause).strip().splitlines() or [type(cause).__name__]
-        raise _unknown(file, f"transformers cannot read it ({reason[0][:300]})") from cause
+    except (  # what its code runs into where metadata are not what it expects
+        ValueError, TypeError, LookupError, AttributeError, ArithmeticError, OSError, RuntimeError,
+        StrictDataclassError,
+    ) as cause:  # fmt: skip
+        reason = " ".join(line.strip() for line in str(cause).splitlines()).strip() or type(cause).__name__
+        raise _unknown(file, f"transformers cannot read it ({reason[:300]})") from cause
     if found["missing_keys"]:
         first = sorted(found["missing_keys"])[0]
         raise _unknown(
@@ -196,9 +213,10 @@ def _name_special_tokens(tokenizer: Any, file: GgufFile) -> None:
     """Set begin, end, unknown and padding token as the file says; transformers 5.17 takes the wrong end token."""
     names = {"bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "pad_token": "padding"}
     for name, theirs in names.items():
-        number = file.fields.get(f"tokenizer.ggml.{theirs}_token_id")
-        if number is not None:
-            setattr(tokenizer, name, tokenizer.convert_ids_to_tokens(int(number)))
+        key = f"tokenizer.ggml.{theirs}_token_id"
+        if (value := file.fields.get(key)) is not None:
+            number = gguf_fields.whole(file.path, key, value, most=len(tokenizer) - 1)
+            setattr(tokenizer, name, tokenizer.convert_ids_to_tokens(number))
 
 
 def _write(path: Path, value: object) -> None:

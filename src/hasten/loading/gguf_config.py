@@ -10,6 +10,7 @@ from typing import Any
 
 from hasten.errors import ModelError
 from hasten.loading.gguf_experts import fields_of
+from hasten.loading.gguf_fields import POSITIONS, texts, whole
 from hasten.loading.gguf_file import GgufFile
 from hasten.loading.gguf_names import Form
 from hasten.loading.gguf_numbers import plain
@@ -47,6 +48,7 @@ def configuration(file: GgufFile, form: Form) -> Any:
     Raises:
         ModelError: a field is missing, or says what the configuration cannot.
     """
+    from huggingface_hub.errors import StrictDataclassError
     from transformers import CONFIG_MAPPING, AutoConfig
 
     if form.model_type not in CONFIG_MAPPING:
@@ -58,7 +60,26 @@ def configuration(file: GgufFile, form: Form) -> Any:
         )
     _require_plain(file, form)
     fields = _fields(file, form)
-    return AutoConfig.for_model(form.model_type, **fields)
+    try:
+        return AutoConfig.for_model(form.model_type, **fields)
+    except (StrictDataclassError, ValueError, TypeError) as cause:  # numbers that do not go together
+        raise not_taken(file, cause) from cause
+
+
+def not_taken(file: GgufFile, cause: BaseException) -> ModelError:
+    """The error for a shape that transformers makes no model of; its last line says why."""
+    lines = str(cause).strip().splitlines() or [type(cause).__name__]
+    return ModelError(
+        str(file.path),
+        f"a shape that no {file.arch} model has ({lines[-1].strip()[:200]})",
+        "Its metadata say what the model is made of.",
+        "Convert it again with a current converter, or use the model's Hugging Face folder.",
+    )
+
+
+def layers_of(file: GgufFile) -> int:
+    """Of how many layers the file has tensors."""
+    return len({name.split(".")[1] for name in file.tensors if name.startswith("blk.")})
 
 
 def tokens_of(file: GgufFile) -> int:
@@ -70,7 +91,8 @@ def tokens_of(file: GgufFile) -> int:
     if "token_embd.weight" not in file.tensors:
         raise ModelError(str(file.path), "no tensor 'token_embd.weight'", "Every model has it.", "Download it again.")
     rows = int(file.tensors["token_embd.weight"].shape[-1])
-    stated = {"tokens": len(file.fields.get("tokenizer.ggml.tokens") or ()), "vocab_size": file.own("vocab_size", rows)}
+    tokens = texts(file.path, "tokenizer.ggml.tokens", file.fields.get("tokenizer.ggml.tokens", []))
+    stated = {"tokens": len(tokens), "vocab_size": file.own("vocab_size", rows)}
     for what, number in stated.items():
         if number != rows:
             raise ModelError(
@@ -102,28 +124,33 @@ def _require_plain(file: GgufFile, form: Form) -> None:
 
 
 def _fields(file: GgufFile, form: Form) -> dict[str, Any]:
-    heads, hidden = int(file.need("attention.head_count")), int(file.need("embedding_length"))
-    width = int(file.own("attention.key_length") or hidden // heads)
-    rotated = int(file.own("rope.dimension_count") or width)
+    heads, hidden = file.size("attention.head_count"), file.size("embedding_length")
+    width = file.size("attention.key_length", hidden // heads)
+    rotated = file.size("rope.dimension_count", width)
+    groups = file.size("attention.head_count_kv", heads)
+    if width < 1:
+        raise _odd(file, "attention.head_count", f"They split {hidden} values.")
+    if heads % groups:
+        raise _odd(file, "attention.head_count_kv", f"{heads} heads share them evenly.")
     if file.own("attention.value_length", width) != width:
         raise _odd(file, "attention.value_length", f"Heads of keys have {width} values; both must be alike.")
     if rotated != width and form.model_type != "phi3":
         raise _odd(file, "rope.dimension_count", f"Heads have {width} values, and all of them must be rotated.")
-    epsilon = file.own(_EPSILON, _GEMMA_EPSILON) if file.arch == "gemma3" else file.need(_EPSILON)
+    epsilon = file.number(_EPSILON, _GEMMA_EPSILON if file.arch == "gemma3" else None, positive=True)
     fields: dict[str, Any] = {
         "vocab_size": tokens_of(file),
         "hidden_size": hidden,
-        "intermediate_size": int(file.need("feed_forward_length")),
-        "num_hidden_layers": int(file.need("block_count")),
+        "intermediate_size": file.size("feed_forward_length"),
+        "num_hidden_layers": _layers(file),
         "num_attention_heads": heads,
-        "num_key_value_heads": int(file.own("attention.head_count_kv") or heads),
-        "max_position_embeddings": int(file.need("context_length")),
+        "num_key_value_heads": groups,
+        "max_position_embeddings": file.size("context_length", most=POSITIONS),
         "rms_norm_eps": plain(epsilon),
         "tie_word_embeddings": "output.weight" not in file.tensors,
         "rope_parameters": rope_parameters(file, rotated),
     }
     # Classes have begin and end tokens of their own where none are given.
-    fields |= {ours: file.fields.get(theirs) for ours, theirs in _TOKENS.items()}
+    fields |= {ours: _token(file, theirs, fields["vocab_size"]) for ours, theirs in _TOKENS.items()}
     if form.model_type != "phi3":
         fields["head_dim"] = width
     elif width != hidden // heads:
@@ -133,6 +160,19 @@ def _fields(file: GgufFile, form: Form) -> dict[str, Any]:
     if form.experts is not None:
         fields |= _experts(fields_of(file, form.experts), form)
     return fields | _ADDED.get(form.model_type, _nothing)(file, fields)
+
+
+def _layers(file: GgufFile) -> int:
+    """As many as it has tensors for: a model of each is made before the tensors are compared with it."""
+    layers = file.size("block_count")
+    if layers > layers_of(file):
+        raise _odd(file, "block_count", f"The file has tensors of {layers_of(file)} layers.")
+    return layers
+
+
+def _token(file: GgufFile, name: str, rows: int) -> int | None:
+    value = file.fields.get(name)
+    return None if value is None else whole(file.path, name, value, most=rows - 1)
 
 
 def _experts(said: dict[str, int], form: Form) -> dict[str, Any]:
@@ -162,7 +202,7 @@ def _qwen2(file: GgufFile, fields: dict[str, Any]) -> dict[str, Any]:
     fields.pop("head_dim")  # always hidden size / heads; a configuration of its own would be a second truth
     if (
         file.own("attention.key_length")
-        and file.need("attention.key_length") * fields["num_attention_heads"] != fields["hidden_size"]
+        and file.size("attention.key_length") * fields["num_attention_heads"] != fields["hidden_size"]
     ):
         raise _odd(file, "attention.key_length", "Qwen2 splits the hidden size over its heads.")
     return {}
@@ -178,12 +218,12 @@ def _qwen3(file: GgufFile, fields: dict[str, Any]) -> dict[str, Any]:
 
 def _phi3(file: GgufFile, fields: dict[str, Any]) -> dict[str, Any]:
     width = fields["hidden_size"] // fields["num_attention_heads"]
-    rotated = int(file.own("rope.dimension_count") or width)
+    rotated = file.size("rope.dimension_count", width)
     fields["rope_parameters"]["partial_rotary_factor"] = rotated / width
     return {
-        "sliding_window": int(file.own("attention.sliding_window") or 0) or None,  # 0: Phi-4 has none
-        "original_max_position_embeddings": int(
-            file.own("rope.scaling.original_context_length") or fields["max_position_embeddings"]
+        "sliding_window": file.size("attention.sliding_window", 0, most=POSITIONS) or None,  # 0: Phi-4 has none
+        "original_max_position_embeddings": file.size(
+            "rope.scaling.original_context_length", fields["max_position_embeddings"], most=POSITIONS
         ),
     }
 
@@ -194,9 +234,9 @@ def _gemma3(file: GgufFile, fields: dict[str, Any]) -> dict[str, Any]:
     added: dict[str, Any] = {"query_pre_attn_scalar": fields["head_dim"]}
     if fields["num_hidden_layers"] == _GEMMA_27B_LAYERS:  # the one whose scale is not that of its heads
         added["query_pre_attn_scalar"] = fields["hidden_size"] // fields["num_attention_heads"]
-    window = file.own("attention.sliding_window")
+    window = file.size("attention.sliding_window", 0, most=POSITIONS)
     if window:
-        added["sliding_window"] = int(window)
+        added["sliding_window"] = window
     else:
         added["layer_types"] = ["full_attention"] * fields["num_hidden_layers"]
     return added

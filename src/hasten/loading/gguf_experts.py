@@ -96,18 +96,16 @@ def fields_of(file: GgufFile, experts: Experts) -> dict[str, Any]:
     Raises:
         ModelError: experts that are chosen or weighed in another way than the architecture's, or impossible numbers.
     """
-    count, used = int(file.need("expert_count")), int(file.need("expert_used_count"))
-    if count > _MOST:
-        raise _refused(file, "expert_count", f"A layer has at most {_MOST:,} experts.", "Download it again.")
+    count, used = file.size("expert_count", most=_MOST), file.size("expert_used_count", least=0)
     if not 1 <= used <= count:
         raise _refused(file, "expert_used_count", f"Of {count} experts, 1 to {count} are used.", "Download it again.")
     _require_usual(file, experts)
-    feed_forward = int(file.need("feed_forward_length"))
+    feed_forward = file.size("feed_forward_length")
     return {
         "count": count,
         "used": used,
-        "width": int(file.own("expert_feed_forward_length") or feed_forward // used),  # as llama.cpp takes it
-        "shared_width": int(file.own("expert_shared_feed_forward_length") or feed_forward),
+        "width": file.size("expert_feed_forward_length", feed_forward // used),  # as llama.cpp takes it
+        "shared_width": file.size("expert_shared_feed_forward_length", feed_forward),
     }
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hasten.errors import ModelError
+from hasten.loading import gguf_fields, gguf_lengths
 
 if TYPE_CHECKING:
     from gguf import GGUFReader, ReaderTensor
@@ -64,6 +65,32 @@ class GgufFile:
                 "Convert it again with a current converter.",
             )
         return value
+
+    def size(self, key: str, otherwise: int | None = None, *, least: int = 1, most: int = gguf_fields.SIZES) -> int:
+        """A whole number of the architecture's fields.
+
+        Args:
+            key: without the architecture's name.
+            otherwise: what it is where the file has none, or 0; None: every model has it.
+            least: the smallest that makes sense.
+            most: the largest.
+
+        Raises:
+            ModelError: it is missing, no whole number, or out of bounds.
+        """
+        value = self.need(key) if otherwise is None else self.own(key)
+        if otherwise is not None and (value is None or value == 0):
+            return otherwise
+        return gguf_fields.whole(self.path, f"{self.arch}.{key}", value, least=least, most=most)
+
+    def number(self, key: str, otherwise: float | None = None, *, positive: bool = False) -> float:
+        """A number of the architecture's fields.
+
+        Raises:
+            ModelError: it is missing, none, or not above zero where it must be.
+        """
+        value = self.need(key) if otherwise is None else self.own(key, otherwise)
+        return gguf_fields.number(self.path, f"{self.arch}.{key}", value, positive=positive)
 
 
 def parts_of(path: Path) -> tuple[Path, ...]:
@@ -151,6 +178,8 @@ def _reader(path: Path) -> GGUFReader:
 
     require_gguf(path)
     try:
+        if (fault := gguf_lengths.fault(path)) is not None:
+            raise _broken(path, fault)
         return GGUFReader(path)
     except (ValueError, LookupError, OverflowError, struct.error) as cause:
         reason = str(cause).strip().splitlines() or [type(cause).__name__]
@@ -179,7 +208,7 @@ def _value(path: Path, field: Any) -> Any:
 
 
 def _require_all(parts: tuple[Path, ...], fields: Mapping[str, Any], tensors: int) -> None:
-    count = int(fields.get("split.count", 1) or 1)
+    count = gguf_fields.whole(parts[0], "split.count", fields.get("split.count") or 1)
     if count != len(parts):
         raise ModelError(
             str(parts[0]),
@@ -187,13 +216,13 @@ def _require_all(parts: tuple[Path, ...], fields: Mapping[str, Any], tensors: in
             "The files of a split model are named '...-00001-of-00003.gguf'.",
             "Give all of them their names back.",
         )
-    wanted = int(fields.get("split.tensors.count", tensors) or tensors)
+    wanted = gguf_fields.whole(parts[0], "split.tensors.count", fields.get("split.tensors.count") or tensors)
     if wanted != tensors:
         raise _broken(parts[0], f"{tensors} of {wanted} tensors in its {count} files")
 
 
 def _require_model(path: Path, fields: Mapping[str, Any]) -> None:
-    kind = fields.get("general.type", "model")
+    kind = gguf_fields.text(path, "general.type", fields.get("general.type", "model"))
     if kind in _OTHERS:
         what, remedy = _OTHERS[kind]
         raise ModelError(str(path), what, "A trainable base is a whole model.", remedy)
@@ -201,6 +230,7 @@ def _require_model(path: Path, fields: Mapping[str, Any]) -> None:
         raise ModelError(
             str(path), "no field 'general.architecture'", "It says which model this is.", "Download it again."
         )
+    gguf_fields.text(path, "general.architecture", fields["general.architecture"])
 
 
 def _broken(path: Path, reason: str) -> ModelError:

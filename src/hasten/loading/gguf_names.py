@@ -101,6 +101,17 @@ def form_of(file: GgufFile) -> Form | None:
     return FORMS.get(file.arch)
 
 
+def form_for(model_type: str, arch: str) -> Form | None:
+    """How a model's tensors lie in a GGUF, by transformers' name of it; Mistral has its architecture's.
+
+    Returns:
+        None where there is no table of it here.
+    """
+    if model_type == _MIXTRAL.model_type:
+        return _MIXTRAL
+    return FORMS.get(arch)
+
+
 def checkpoint_name(name: str, form: Form) -> str | None:
     """A tensor's name in the checkpoint; None: it has no place there."""
     stem, _, kind = name.rpartition(".")

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from hasten.errors import ModelError
+from hasten.loading.gguf_fields import POSITIONS
 from hasten.loading.gguf_file import GgufFile
 from hasten.loading.gguf_numbers import plain
 
@@ -56,7 +57,7 @@ def rope_parameters(file: GgufFile, rotated: int) -> dict[str, Any]:
     if LONG in file.tensors or SHORT in file.tensors:
         return found | _long(file)
     _require_no_more(file)
-    factor = plain(file.own("rope.scaling.factor", file.own("rope.scale_linear", 0.0)))
+    factor = plain(file.number("rope.scaling.factor", file.number("rope.scale_linear", 0.0)))
     kind = file.own("rope.scaling.type") or ("linear" if factor else "none")  # as llama.cpp takes it
     if kind == "none":
         return found
@@ -74,7 +75,7 @@ def rope_parameters(file: GgufFile, rotated: int) -> dict[str, Any]:
             "Phi-3 has none, or factors for long contexts (LongRoPE).",
             "Use the model's Hugging Face folder.",
         )
-    if kind not in ("linear", "yarn") or not factor:
+    if kind not in ("linear", "yarn") or factor <= 0:
         raise ModelError(
             str(file.path),
             f"RoPE scaling '{kind}' with factor {factor}",
@@ -83,11 +84,10 @@ def rope_parameters(file: GgufFile, rotated: int) -> dict[str, Any]:
         )
     found |= {"rope_type": kind, "factor": factor}
     if kind == "yarn":
-        found["original_max_position_embeddings"] = int(file.need("rope.scaling.original_context_length"))
+        found["original_max_position_embeddings"] = _original(file)
         for theirs, ours in _YARN.items():
-            value = file.own(f"rope.scaling.{theirs}")
-            if value is not None:
-                found[ours] = plain(value)
+            if file.own(f"rope.scaling.{theirs}") is not None:
+                found[ours] = plain(file.number(f"rope.scaling.{theirs}", positive="beta" in theirs))
     return found
 
 
@@ -130,12 +130,13 @@ def llama3_factors(theta: float, rotated: int, scaling: tuple[float, float, floa
 
 def _base(file: GgufFile, wanted: tuple[tuple[str, ...], float]) -> float:
     fields, otherwise = wanted
-    return plain(next((value for name in fields if (value := file.own(name)) is not None), otherwise))
+    said = next((name for name in fields if file.own(name) is not None), None)
+    return plain(otherwise if said is None else file.number(said, positive=True))
 
 
 def _llama3(file: GgufFile, theta: float, rotated: int) -> dict[str, Any]:
     factors = np.array(file.tensors[FREQUENCIES].data, dtype=np.float32).reshape(-1)
-    if len(factors) == rotated // 2:
+    if len(factors) == rotated // 2 and np.isfinite(factors).all() and (factors > 0).all():
         if np.all(factors == 1):
             return {}
         for scaling in (*_LLAMA3, *_solved(factors, theta, rotated)):
@@ -150,7 +151,8 @@ def _llama3(file: GgufFile, theta: float, rotated: int) -> dict[str, Any]:
                 }
     raise ModelError(
         str(file.path),
-        f"{len(factors)} RoPE factors ('{FREQUENCIES}') between {factors.min():g} and {factors.max():g}",
+        f"{len(factors)} RoPE factors ('{FREQUENCIES}') between {min(factors, default=0):g} and "
+        f"{max(factors, default=0):g}",
         "Factors as Llama 3's scaling gives them are read.",
         "Use the model's Hugging Face folder.",
     )
@@ -187,15 +189,21 @@ def _long(file: GgufFile) -> dict[str, Any]:
     for name, key in ((LONG, "long_factor"), (SHORT, "short_factor")):
         values = np.array(file.tensors[name].data, dtype=np.float32).reshape(-1)
         found[key] = [plain(float(value)) for value in values]
-    original = int(file.need("rope.scaling.original_context_length"))
+    original = _original(file)
     found["original_max_position_embeddings"] = original
-    stated = file.own("rope.scaling.attn_factor")
-    if stated is not None and not math.isclose(stated, _attention(file, original), rel_tol=1e-5):
-        found["attention_factor"] = plain(stated)
+    if file.own("rope.scaling.attn_factor") is not None:
+        stated = file.number("rope.scaling.attn_factor", positive=True)
+        if not math.isclose(stated, _attention(file, original), rel_tol=1e-5):
+            found["attention_factor"] = plain(stated)
     return found
+
+
+def _original(file: GgufFile) -> int:
+    """Of one position there is no logarithm to divide by."""
+    return file.size("rope.scaling.original_context_length", least=2, most=POSITIONS)
 
 
 def _attention(file: GgufFile, original: int) -> float:
     """The factor of attention that longrope has when none is stated."""
-    times = int(file.need("context_length")) / original
+    times = file.size("context_length", most=POSITIONS) / original
     return math.sqrt(1 + math.log(times) / math.log(original)) if times > 1 else 1.0

@@ -9,7 +9,6 @@ tensor is dequantized in blocks of rows: memory for a few blocks, never for the 
 from __future__ import annotations
 
 import json
-import shutil
 import struct
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -20,8 +19,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from hasten.errors import ModelError, StorageError
+from hasten.errors import ModelError
+from hasten.files import require_space
 from hasten.hardware.probe import usable_cores
+from hasten.loading.gguf_config import not_taken
 from hasten.loading.gguf_experts import Place, as_stored, place_of
 from hasten.loading.gguf_file import GgufFile
 from hasten.loading.gguf_names import Form, checkpoint_name
@@ -147,14 +148,8 @@ def write(stored: list[Stored], folder: Path) -> None:
     Raises:
         StorageError: the disk has no room for them.
     """
-    total, free = sum(each.bytes for each in stored), shutil.disk_usage(folder).free
-    if total > free:
-        raise StorageError(
-            str(folder.parent),
-            f"{free / 1e9:.1f} GB are free",
-            f"The converted model takes {total / 1e9:.1f} GB.",
-            "Free some space or choose another folder.",
-        )
+    total = sum(each.bytes for each in stored)
+    require_space(folder, total, "The converted model takes", folder.parent)
     shards = list(_shards(stored))
     if len(shards) == 1:
         _write_file(folder / _WHOLE, stored)
@@ -265,8 +260,11 @@ def _require_whole(file: GgufFile, form: Form, found: Mapping[str, tuple[int, ..
     import torch
     from transformers import AutoModelForCausalLM
 
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)
+    try:
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config)
+    except (ValueError, ArithmeticError, RuntimeError) as cause:
+        raise not_taken(file, cause) from cause
     wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     if form.experts is not None:
         wanted = as_stored(wanted, form.experts)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hasten.errors import ModelError
+from hasten.loading import gguf_fields
 from hasten.loading.gguf_cuts import CUTS, Cut
 from hasten.loading.gguf_file import GgufFile
 
@@ -51,7 +52,7 @@ def tokenizer_files(file: GgufFile) -> TokenizerFiles:
     Raises:
         ModelError: there is none, or one of a kind that is not read.
     """
-    kind = file.fields.get(f"{_KEY}model")
+    kind = _text(file, "model")
     if kind not in ("gpt2", "llama"):
         raise ModelError(
             str(file.path),
@@ -85,19 +86,44 @@ def tokenizer_files(file: GgufFile) -> TokenizerFiles:
         # end token, beyond the embedding, where one of them is not named.
         ends = {"add_bos_token": _flag(file, "bos", begin), "add_eos_token": _flag(file, "eos", False)}
         config = {"unk_token": None, "eos_token": None, "pad_token": None, **ends, **config}
-    return TokenizerFiles(_ordered(body), config, file.fields.get("tokenizer.chat_template"), notes)
+    return TokenizerFiles(_ordered(body), config, _text(file, "chat_template", "tokenizer."), notes)
 
 
 def end_tokens(file: GgufFile) -> list[int]:
     """Ids at which generation stops: the end of a text, and the ends of a turn where the file names them."""
     names = ("eos_token_id", *_TURN_ENDS)
-    found = [file.fields.get(_KEY + name) for name in names]
-    return list(dict.fromkeys(int(number) for number in found if number is not None))
+    rows = len(_raw(file))
+    found = [_token(file, name, rows) for name in names]
+    return list(dict.fromkeys(number for number in found if number is not None))
+
+
+def _text(file: GgufFile, name: str, where: str = _KEY) -> str | None:
+    value = file.fields.get(where + name)
+    return None if value is None else gguf_fields.text(file.path, where + name, value)
+
+
+def _token(file: GgufFile, name: str, count: int) -> int | None:
+    value = file.fields.get(_KEY + name)
+    if value is None:
+        return None
+    number = gguf_fields.whole(file.path, _KEY + name, value, most=gguf_fields.POSITIONS)
+    if number >= count:
+        raise ModelError(
+            str(file.path),
+            f"{name} {number} of {count} tokens",
+            "Special tokens are tokens of the vocabulary.",
+            "Convert the model again with a current converter.",
+        )
+    return number
+
+
+def _raw(file: GgufFile) -> list[str]:
+    return gguf_fields.texts(file.path, f"{_KEY}tokens", file.fields.get(f"{_KEY}tokens", []))
 
 
 def _tokens(file: GgufFile) -> list[str]:
     """Texts by id, without the fillers that converters put behind the last token."""
-    tokens: list[str] = list(file.fields.get(f"{_KEY}tokens") or ())
+    tokens = list(_raw(file))
     kinds = _kinds(file, tokens)
     while tokens and kinds[len(tokens) - 1] == _UNUSED and tokens[-1] == f"[PAD{len(tokens) - 1}]":
         tokens.pop()
@@ -107,7 +133,10 @@ def _tokens(file: GgufFile) -> list[str]:
 
 
 def _kinds(file: GgufFile, tokens: list[str]) -> list[int]:
-    kinds = [int(kind) for kind in file.fields.get(f"{_KEY}token_type") or ()]
+    name = f"{_KEY}token_type"
+    kinds = [int(kind) for kind in gguf_fields.numbers(file.path, name, file.fields.get(name, []))]
+    if kinds and len(kinds) < len(tokens):
+        raise gguf_fields.wrong(file.path, f"the number of {name}", len(kinds), f"There are {len(tokens)} tokens.")
     return kinds or [_NORMAL] * len(tokens)
 
 
@@ -130,9 +159,9 @@ def _added(file: GgufFile, number: int, text: str, kind: int) -> dict[str, Any]:
 
 def _cut_name(file: GgufFile, tokens: list[str]) -> tuple[str, tuple[str, ...]]:
     """What cuts text, and what had to be assumed: files from before spring 2024 do not say."""
-    name = file.fields.get(f"{_KEY}pre")
+    name = _text(file, "pre")
     if name is not None:
-        return str(name), ()
+        return name, ()
     name = "gpt-2"
     if file.arch in ("qwen2", "qwen3"):
         name = "qwen2"
@@ -153,7 +182,8 @@ def _cut(file: GgufFile, name: str) -> Cut:
 
 
 def _byte_level(file: GgufFile, tokens: list[str], kinds: list[int], cut: Cut) -> dict[str, Any]:
-    merges = [pair.split(" ", 1) for pair in file.fields.get(f"{_KEY}merges") or ()]
+    pairs = gguf_fields.texts(file.path, f"{_KEY}merges", file.fields.get(f"{_KEY}merges", []))
+    merges = [pair.split(" ", 1) for pair in pairs]
     vocabulary = _by_text(tokens)
     _require_merges(file, merges, vocabulary)
     return {
@@ -183,7 +213,7 @@ def _require_merges(file: GgufFile, merges: list[list[str]], vocabulary: dict[st
 
 
 def _sentence_piece(file: GgufFile, tokens: list[str], kinds: list[int]) -> dict[str, Any]:
-    scores: list[float] = list(file.fields.get(f"{_KEY}scores") or ())
+    scores = gguf_fields.numbers(file.path, f"{_KEY}scores", file.fields.get(f"{_KEY}scores", []))
     if len(scores) < len(tokens):
         raise ModelError(
             str(file.path),
@@ -191,7 +221,8 @@ def _sentence_piece(file: GgufFile, tokens: list[str], kinds: list[int]) -> dict
             "Scores say in which order a SentencePiece vocabulary is merged.",
             "Convert the model again with a current converter.",
         )
-    prefix = bool(file.fields.get(f"{_KEY}add_space_prefix", True))
+    name = f"{_KEY}add_space_prefix"
+    prefix = gguf_fields.flag(file.path, name, file.fields.get(name, True))
     steps: list[dict[str, Any]] = [{"type": "Prepend", "prepend": _BLANK}] if prefix else []
     steps.append({"type": "Replace", "pattern": {"String": " "}, "content": _BLANK})
     undo: list[dict[str, Any]] = [
@@ -247,16 +278,17 @@ def _bpe(vocabulary: dict[str, int], merges: list[list[str]], **changes: Any) ->
 
 def _flag(file: GgufFile, name: str, default: bool) -> bool:
     """Whether the begin or end token is put around texts."""
-    return bool(file.fields.get(f"{_KEY}add_{name}_token", default))
+    key = f"{_KEY}add_{name}_token"
+    return gguf_fields.flag(file.path, key, file.fields.get(key, default))
 
 
 def _around(file: GgufFile, tokens: list[str], begin: bool, *, byte_level: bool) -> dict[str, Any] | None:
     """What is put before and behind a text."""
     ends = {
-        name: file.fields.get(f"{_KEY}{name}_token_id") if _flag(file, name, default) else None
+        name: _token(file, f"{name}_token_id", len(tokens)) if _flag(file, name, default) else None
         for name, default in (("bos", begin), ("eos", False))
     }
-    used = {name: int(number) for name, number in ends.items() if number is not None}
+    used = {name: number for name, number in ends.items() if number is not None}
     spans = {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": False, "use_regex": True}
     if not used:
         return spans if byte_level else None
@@ -287,17 +319,9 @@ def _ordered(body: dict[str, Any]) -> dict[str, Any]:
 def _config(file: GgufFile, tokens: list[str]) -> dict[str, Any]:
     config: dict[str, Any] = {}
     for name, key in _SPECIALS.items():
-        number = file.fields.get(_KEY + key)
-        if number is None:
-            continue
-        if not 0 <= int(number) < len(tokens):
-            raise ModelError(
-                str(file.path),
-                f"{key} {number} of {len(tokens)} tokens",
-                "Special tokens are tokens of the vocabulary.",
-                "Convert the model again with a current converter.",
-            )
-        config[name] = tokens[int(number)]
+        number = _token(file, key, len(tokens))
+        if number is not None:
+            config[name] = tokens[number]
     return {
         **config,
         "clean_up_tokenization_spaces": False,

@@ -6,6 +6,7 @@ import pytest
 import torch
 from gguf import GGUFReader
 from peft import LoraConfig, get_peft_model
+from safetensors.torch import save_file
 
 from hasten.export.gguf.lora import write_adapter
 from hasten.export.verify.gguf_lora import compare_adapter
@@ -50,6 +51,22 @@ def test_families(model_type, tmp_path):
     write_adapter(adapter, base, tmp_path / "x.gguf")
     check = compare_adapter(tmp_path / "x.gguf", adapter, base.config)
     assert check.state == "equal", check
+
+
+def test_mixtral_s_router_has_a_name_that_llama_has_not(tmp_path):
+    base, adapter = PlainFolder(family_folder(tmp_path / "model", "mixtral")), tmp_path / "adapter"
+    adapter.mkdir()
+    settings = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["gate", "q_proj"]}
+    (adapter / "adapter_config.json").write_text(json.dumps(settings))
+    matrices = {}
+    for module in ("block_sparse_moe.gate", "self_attn.q_proj"):
+        rows, columns = base.shapes[f"model.layers.1.{module}.weight"]
+        for end, shape in (("A", (2, columns)), ("B", (rows, 2))):
+            matrices[f"base_model.model.model.layers.1.{module}.lora_{end}.weight"] = torch.randn(shape)
+    save_file(matrices, adapter / "adapter_model.safetensors")
+    write_adapter(adapter, base, tmp_path / "x.gguf")
+    check = compare_adapter(tmp_path / "x.gguf", adapter, base.config)
+    assert check.state == "equal" and check.said.startswith("4 matrices"), check
 
 
 @pytest.fixture

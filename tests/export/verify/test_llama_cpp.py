@@ -100,13 +100,7 @@ ENDS = {
         "xllamacpp 1.2 stops at a.cpp:7: GGML_ASSERT(n > 0) failed",
     ),
     "other API": ("xllamacpp = None; xllamacpp.Server", "skipped", "ended with 1: AttributeError"),
-    "memory": (
-        "print('0.1 E llama_model_load: error loading model: unable to allocate', file=sys.stderr)\n"
-        "print(json.dumps({'refused': ''}))",
-        "skipped",
-        "cannot load it here: unable to allocate",
-    ),
-    "no reason": ("print(json.dumps({'refused': 'no'}))", "skipped", "xllamacpp 1.2 cannot load it here: ?"),
+    "no reason": ("print(json.dumps({'refused': 'no'}))", "skipped", "xllamacpp 1.2 cannot load it here: no"),
     "no answer": ("print(json.dumps({'error': 'too long'}))", "wrong", "loads it and does not answer: too long"),
     "NaN": ("print(json.dumps({'top': [[[3, None]]] * len(asked['lengths'])}))", "wrong", "nan nats"),
     "a token too many": (
@@ -115,6 +109,33 @@ ENDS = {
         "predicts token 128, and the model has 128",
     ),
 }
+
+
+LOADING = "0.00.231.585 E llama_model_load: error loading model: "
+SYSTEM = (  # as llama.cpp prints them, under a limit of memory or in reports of its users
+    "mmap failed: Cannot allocate memory",
+    "mmap failed: No such device",
+    "unable to allocate CPU_REPACK buffer",
+    "unable to allocate CUDA0 buffer",
+    "unable to allocate backend buffer",
+    "failed to allocate buffer",
+    "std::bad_alloc",
+    "unknown model architecture: 'alloc'",
+)
+FILE = (
+    "missing tensor 'blk.0.alloc.weight'",
+    "done_getting_tensors: wrong number of tensors; expected 21, got 20",
+    "tensor 'blk.1.unable to allocate CPU buffer' data is not within the file bounds, model is corrupted or incomplete",
+    "llama_model_loader: failed to load model from /home/alloc/bad_alloc.gguf",
+    "error loading model hyperparameters: key not found in model: llama.allocated",
+)
+
+
+@pytest.mark.parametrize("reason", [*SYSTEM, *FILE])
+def test_whose_fault_it_is_that_a_file_is_not_loaded(reason):
+    printed = f"{LOADING}{reason}\n0.00.231.735 E llama_model_load_from_file_impl: failed to load model\n"
+    check = llama_cpp._refused("x", "xllamacpp 1.2", printed, "Failed to init server, please check the input params.")
+    assert check.state == ("skipped" if reason in SYSTEM else "wrong") and check.said.endswith(reason)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")

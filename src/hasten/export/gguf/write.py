@@ -7,7 +7,6 @@ Files are written under temporary names, read back, and renamed when all of them
 from __future__ import annotations
 
 import os
-import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -26,7 +25,7 @@ from hasten.export.gguf.metadata import Value, file_type, metadata
 from hasten.export.gguf.mixes import Chosen, choose, named
 from hasten.export.gguf.source import Entry, Source
 from hasten.export.weights import Weights
-from hasten.files import storing
+from hasten.files import require_space, storing
 
 Progress = Callable[[int, int], None]
 _HEAD = 2**25
@@ -212,14 +211,7 @@ def _require_space(planned: Iterable[Planned]) -> None:
     for each in planned:
         needed[_existing(each.path)] += each.bytes + _HEAD
     for folder, count in needed.items():
-        free = shutil.disk_usage(folder).free
-        if count > free:
-            raise StorageError(
-                str(folder),
-                f"{free / 1e9:.2f} GB are free",
-                f"The GGUF files take about {count / 1e9:.2f} GB.",
-                "Free some space or choose another folder.",
-            )
+        require_space(folder, count, "The GGUF files take about")
 
 
 def _existing(path: Path) -> Path:

@@ -19,8 +19,8 @@ from hasten.errors import ConfigError, ModelError
 from hasten.export.hf.adapter_file import CONFIG, WEIGHTS, AdapterFile
 from hasten.export.hf.base import BASE, Opened, config_hash
 from hasten.export.hf.tokenizer import copied, write_tokenizer
-from hasten.export.hf.write import CARD, Written, is_finite, require_replaceable, require_space, require_tokens
-from hasten.files import new_folder, require_writable, write_json, write_text
+from hasten.export.hf.write import CARD, Written, is_finite, require_replaceable, require_tokens
+from hasten.files import new_folder, require_space, require_writable, write_json, write_text
 from hasten.loading.beginning import FILE, read_beginning
 from hasten.loading.ollama_store import is_manifest, name_of
 from hasten.loading.plain_adapter import write_plain
@@ -65,7 +65,8 @@ def write_adapter(opened: Opened, folder: Path) -> Written:
     weights = opened.adapter / WEIGHTS
     began = (opened.adapter / FILE).is_file()
     size = weights.stat().st_size * (2 if began else 1)
-    require_space(folder, size + sum(path.stat().st_size for path in beside) + _MARGIN)
+    need = size + sum(path.stat().st_size for path in beside) + _MARGIN
+    require_space(folder, need, "The exported adapter takes")
     notes: list[str] = []
     with new_folder(folder) as temporary:
         notes += write_tokenizer(opened.base.folder, opened.adapter, temporary)

@@ -23,7 +23,7 @@ from hasten.export.hf.merged import MergedWeights
 from hasten.export.hf.settings import GENERATION, chosen_dtype, generation_settings, with_dtype
 from hasten.export.hf.shards import Encoding, Piece, Progress, size_of, write_files
 from hasten.export.hf.tokenizer import SETTINGS, TOKENIZER, copied, vocabulary_size, write_tokenizer
-from hasten.files import new_folder, require_writable, write_json, write_text
+from hasten.files import new_folder, require_space, require_writable, write_json, write_text
 from hasten.loading.source import read_json
 
 CONFIG, CARD = "config.json", "README.md"
@@ -141,7 +141,8 @@ def write_as(
     require_tokens(opened)
     pieces = [piece for name, shape in opened.weights.shapes.items() for piece in made.pieces(name, shape)]
     total = sum(piece.nbytes for piece in pieces)
-    require_space(folder, total + sum(path.stat().st_size for path in beside) + _MARGIN)
+    need = total + sum(path.stat().st_size for path in beside) + _MARGIN
+    require_space(folder, need, "The exported model takes")
     notes = list(opened.weights.notes) if isinstance(opened.weights, MergedWeights) else []
     with new_folder(folder) as temporary:
         notes += write_tokenizer(opened.base.folder, opened.adapter, temporary)
@@ -153,25 +154,6 @@ def write_as(
         files = write_files(temporary, opened.weights, made, most, progress)
         write_text(temporary / CARD, model_card(opened, made.said, notes))
     return Written(folder, made.said, files, total, len(pieces), notes)
-
-
-def require_space(folder: Path, need: int) -> None:
-    """Refuse before anything is written when the disk cannot hold the result.
-
-    Raises:
-        StorageError: with both numbers.
-    """
-    existing = folder.expanduser().absolute()
-    while not existing.exists():
-        existing = existing.parent
-    free = shutil.disk_usage(existing).free
-    if need > free:
-        raise StorageError(
-            str(folder),
-            f"{free / 1e9:.3f} GB are free",
-            f"The exported model takes {need / 1e9:.3f} GB.",
-            "Free some space or choose another folder.",
-        )
 
 
 def require_finite(name: str, value: torch.Tensor) -> None:

@@ -19,7 +19,7 @@ from gguf import GGUFReader
 from hasten.export.hf.adapter_file import AdapterFile
 from hasten.export.verify.checks import Check
 from hasten.families.base import family_of
-from hasten.loading.gguf_names import FORMS, Form, checkpoint_name
+from hasten.loading.gguf_names import Form, checkpoint_name, form_for
 
 TARGET, _WHAT = "gguf-lora", "weights"
 _STEP = 4 * 2.0**-24
@@ -36,14 +36,16 @@ def compare_adapter(file: Path, adapter: Path, config: Mapping[str, Any]) -> Che
     """
     reader = GGUFReader(file)
     said = {key: field.contents() for key, field in reader.fields.items()}
-    family = family_of(str(config.get("model_type", ""))).gguf
+    model_type = str(config.get("model_type", ""))
+    family = family_of(model_type).gguf
     arch = None if family is None else family.arch
     for key, right in (("general.type", "adapter"), ("adapter.type", "lora"), ("general.architecture", arch)):
         if said.get(key) != right:
             return _wrong(f"{key} is {said.get(key)!r} instead of {right!r}")
-    if arch is None or arch not in FORMS:
+    form = None if arch is None else form_for(model_type, arch)
+    if form is None:
         return Check(TARGET, _WHAT, "skipped", f"names of {arch} are written, but not read here")
-    form, alpha = FORMS[arch], said.get("adapter.lora.alpha")
+    alpha = said.get("adapter.lora.alpha")
     if not isinstance(alpha, float) or not np.isfinite(alpha):
         return _wrong(f"adapter.lora.alpha is {alpha!r}")
     found: dict[str, dict[str, np.ndarray]] = {}

@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -50,6 +51,13 @@ _TOP, _PLACES = 256, 16
 _LIMIT_S, _LIMIT_S_PER_GB = 60.0, 240.0
 _SMALL = 2**24
 """Bytes of a file whose matrices are done before a second thread is awake."""
+_NOT_THE_FILE = re.compile(
+    r"unknown model architecture: "
+    r"|unable to allocate \S+ buffer$|failed to allocate (\S+ )?buffer\b|(std::)?bad_alloc$"
+    r"|mmap failed: |.*: Cannot allocate memory$"
+)
+"""Why a whole file is not loaded: a llama.cpp that is too old, or what the system did not give. The whole reason is
+compared, since names of tensors and folders stand in others."""
 _EIGHT, _SUPER = sqrt(32 / 12) / 127, sqrt(256 / 12) / 127
 ARITHMETIC: dict[str, float] = {
     "F32": 0.0, "F16": BOUNDS["F16"] / sqrt(3), "BF16": BOUNDS["BF16"] / sqrt(3),
@@ -120,7 +128,7 @@ def compare(
         return _ended(target, by, done.returncode, done.stderr)
     said: dict[str, Any] = json.loads(done.stdout)
     if "refused" in said:
-        return _refused(target, by, done.stderr)
+        return _refused(target, by, done.stderr, str(said["refused"]))
     if "error" in said:
         return Check(target, NAME, "wrong", f"{by} loads it and does not answer: {said['error']}")
     return _compared(target, by, lengths, said["top"], meant_TV, most, experts)
@@ -176,14 +184,13 @@ def _lengths(count: int) -> list[int]:
     return sorted({max(1, (count - 1) * number // _PLACES) for number in range(1, _PLACES + 1)}) if count > 1 else []
 
 
-def _refused(target: str, by: str, printed: str) -> Check:
+def _refused(target: str, by: str, printed: str, said: str) -> Check:
     """A file that was not loaded: the file's fault only where llama.cpp says what is wrong with it."""
     errors = [line.split(" E ", 1)[1].strip() for line in printed.splitlines() if " E " in line]
     reason = next((line.split("error loading model:", 1)[1].strip() for line in errors if "error loading" in line), "")
-    if not reason or "unknown model architecture" in reason or "alloc" in reason:
-        return Check(
-            target, NAME, "skipped", f"{by} cannot load it here: {reason or ' '.join(errors[:1]) or '?'}"[:300]
-        )
+    if not reason or _NOT_THE_FILE.match(reason):
+        why = next(filter(None, (reason, *errors, said)), "?")
+        return Check(target, NAME, "skipped", f"{by} cannot load it here: {why}"[:300])
     return Check(target, NAME, "wrong", f"{by} does not load it: {reason}"[:300])
 
 
