@@ -252,3 +252,12 @@ def test_an_importance_matrix_that_is_of_no_use_or_not_there_is_known_before(
     with pytest.raises(HastenError, match=said):
         export(open_model(adapted.adapter), request(tmp_path, *to, importance=importance))
     assert not (tmp_path / "out").exists()
+
+
+def test_a_damaged_record_replaces_nothing(tiny_model_folder, tmp_path):
+    (tmp_path / "out" / "hf").mkdir(parents=True)
+    (tmp_path / "out" / "hf" / "mine").write_text("x")
+    (tmp_path / "out" / RECORD).write_text('{"targets": {"hf": []}}')
+    with pytest.raises(StorageError, match="what it says of 'hf' is no target's"):
+        export(open_model(str(tiny_model_folder)), request(tmp_path, "hf"))
+    assert (tmp_path / "out" / "hf" / "mine").read_text() == "x"

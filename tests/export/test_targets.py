@@ -14,6 +14,7 @@ def test_everything():
     assert parse(["gguf", "gguf:dynamic"]).gguf == ("q4_k_m", "dynamic")
     assert parse(["ollama"]) == Wanted(gguf=("q4_k_m",), ollama="")
     assert parse(["ollama:me/x:v1", "gguf:q8_0"]) == Wanted(gguf=("q8_0",), ollama="me/x:v1")
+    assert parse(["hf", "HF:float16", "hf", "hf:float16"]) == Wanted(hf="float16")
     assert parse(["vllm", "vllm-lora"]) == Wanted(hf="", lora=True, vllm=True, vllm_lora=True)
 
 
@@ -25,6 +26,8 @@ def test_everything():
         (["gguf:q4_k_x"], "'q4_k_x'.*Did you mean 'q4_k_"),
         (["hf:float8"], "'hf:float8'.*Dtypes: float32"),
         (["fp8:e4m3"], "'fp8:e4m3'.*takes nothing after it.*Use 'fp8'"),
+        (["hf:float16", "hf:bfloat16"], "'hf:float16' and 'hf:bfloat16'. An export makes one 'hf'.*another folder"),
+        (["ollama:a", "ollama", "ollama:b"], "'ollama:a' and 'ollama:b'.*Name one of them"),
         (["ollama:no spaces"], "the Ollama model's name: 'no spaces'"),
     ],
 )

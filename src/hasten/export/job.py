@@ -38,13 +38,12 @@ from hasten.export.ollama.create import create
 from hasten.export.ollama.write import FILE as MODELFILE
 from hasten.export.ollama.write import write_modelfile
 from hasten.export.prove import Proof, adds_bos
+from hasten.export.record import RECORD, read_record
 from hasten.export.targets import Wanted
 from hasten.export.verify import logits
 from hasten.export.verify.checks import Check, require_right
 from hasten.files import make_folder, put, require_writable, storing, write_json
-from hasten.loading.source import read_json
 
-RECORD = "export.json"
 TOKENS = 16384
 """That an importance matrix is measured on, or types are chosen by."""
 Tell = Callable[[str], None]
@@ -114,7 +113,13 @@ def export(
         StorageError: the disk is full or not writable; nothing is left half-written.
     """
     job = _Job(opened, request, tell, progress)
-    return job.run()
+    try:
+        return job.run()
+    except StorageError as problem:
+        if DRAFT not in problem.subject:
+            raise
+        # A draft's name means nothing to whoever reads this, and it is gone by now.
+        raise StorageError(str(job.output), problem.value, problem.rule, problem.remedy) from problem
 
 
 class _Job:
@@ -257,7 +262,7 @@ class _Job:
 
     def _kept_files(self, folder: Path) -> dict[str, Any]:
         """Files of other types that earlier exports of this model wrote, linked or copied into the new folder."""
-        before = _record(self.output).get("targets", {}).get("gguf", {}).get("files", {})
+        before = read_record(self.output)["targets"].get("gguf", {}).get("files", {})
         kept = {kind: each for kind, each in before.items() if kind not in self.wanted.gguf}
         found = {}
         for kind, each in kept.items():
@@ -365,7 +370,7 @@ class _Job:
     def _record(self) -> None:
         """What stands under its name is in the record, whatever comes after it."""
         self.done.notes = list(dict.fromkeys(self.done.notes))
-        known = _record(self.output).get("targets", {})
+        known = read_record(self.output)["targets"]
         targets = {name: each for name, each in known.items() if (self.output / name).is_dir()} | self.done.targets
         write_json(self.output / RECORD, {**self.done.as_dict(), "source": self.source, "targets": targets})
 
@@ -381,10 +386,10 @@ class _Job:
 
     def _require_own(self) -> None:
         """A folder is replaced only where an export of the same model made all that is in it."""
-        record = _record(self.output)
+        record = read_record(self.output)
         for target in self._names():
             self._require_apart(self.output / target)
-            folder, known = self.output / target, record.get("targets", {}).get(target)
+            folder, known = self.output / target, record["targets"].get(target)
             if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
                 continue
             foreign = [] if known is None or not folder.is_dir() else _others(folder, known.get("contents", []))
@@ -441,10 +446,6 @@ class _Job:
         wanted = self.wanted
         given = {"hf": wanted.hf is not None, "fp8": wanted.fp8, "lora": wanted.lora, "gguf-lora": wanted.gguf_lora}
         return [name for name, asked in {**given, "gguf": bool(wanted.gguf)}.items() if asked]
-
-
-def _record(output: Path) -> dict[str, Any]:
-    return dict(read_json(output / RECORD)) if (output / RECORD).is_file() else {}
 
 
 def _by_name(importance: Importance, source: Source) -> dict[str, np.ndarray]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -56,6 +56,7 @@ def parse(texts: Sequence[str]) -> Wanted:
     types: list[str] = []
     for text in texts:
         kind, _, detail = text.strip().partition(":")
+        kind = kind.lower()
         if kind not in KINDS:
             remedy = did_you_mean(kind, KINDS, "Use 'gguf:q4_k_m' or 'hf'.")
             raise ConfigError("--to", repr(text), f"Targets: {', '.join(KINDS)}.", remedy)
@@ -67,9 +68,9 @@ def parse(texts: Sequence[str]) -> Wanted:
             if detail and detail not in _DTYPES:
                 remedy = did_you_mean(detail, _DTYPES, "Use 'hf'.")
                 raise ConfigError("--to", repr(text), f"Dtypes: {', '.join(_DTYPES)}.", remedy)
-            found["hf"] = detail
+            found["hf"] = _once(found, kind, detail)
         elif kind == "ollama":
-            found["ollama"] = require_name(detail) if detail else ""
+            found["ollama"] = _once(found, kind, require_name(detail) if detail else "")
         else:
             found[kind.replace("-", "_")] = True
     if found.get("vllm"):
@@ -79,6 +80,15 @@ def parse(texts: Sequence[str]) -> Wanted:
     if "ollama" in found and not types:
         types = [DEFAULT_TYPE]
     return Wanted(gguf=tuple(dict.fromkeys(types)), **found)  # type: ignore[arg-type]
+
+
+def _once(found: Mapping[str, object], kind: str, detail: str) -> str:
+    """What stands behind a target that is made once: of two that differ, neither is left out in silence."""
+    before = str(found.get(kind) or detail)
+    if detail and before != detail:
+        value, rule = f"'{kind}:{before}' and '{kind}:{detail}'", f"An export makes one '{kind}'."
+        raise ConfigError("--to", value, rule, "Name one of them, and export the other into another folder.")
+    return before
 
 
 def _type(text: str) -> str:
