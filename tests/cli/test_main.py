@@ -62,3 +62,13 @@ def test_unknown_models_end_with_4(model, capsys):
 def test_json_needs_a_message_to_answer(capsys):
     assert run("chat", "--json") == 2
     assert "Add --message TEXT" in capsys.readouterr().err
+
+
+def test_an_interruption_is_said(capsys, monkeypatch):
+    def stopped(*given, **named):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "app", stopped)
+    with pytest.raises(SystemExit) as left:
+        cli.main(["runs"])
+    assert left.value.code == 130 and capsys.readouterr().err == "\ninterrupted; what was finished before stays\n"

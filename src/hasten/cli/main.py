@@ -47,6 +47,7 @@ def main(arguments: list[str] | None = None) -> None:
         _tell(f"{message} (see `hasten --help`)", {"error": "UsageError", "message": message}, arguments)
         code = error.exit_code
     except (KeyboardInterrupt, typer.Abort):
+        SurvivingStream(sys.stderr).write("\ninterrupted; what was finished before stays\n")
         code = _INTERRUPTED
     sys.exit(code if isinstance(code, int) else 0)
 

@@ -18,7 +18,7 @@ from hasten.loading import demo, ollama_store
 from hasten.loading.gguf import folder_name
 from hasten.loading.gguf_config import configuration
 from hasten.loading.gguf_file import open_gguf
-from hasten.loading.gguf_names import FORMS
+from hasten.loading.gguf_names import FORMS, form_of
 from hasten.loading.model import LoadOptions, config_of
 from hasten.loading.ollama_store import is_manifest, read_manifest
 from hasten.loading.source import DEMO, check_remote_code, read_json
@@ -143,14 +143,15 @@ def _values_by_type(tensors: dict[str, Any], room: int) -> dict[str, int]:
 def _gguf(name: str, path: Path) -> Described:
     path = read_manifest(path).weights if is_manifest(path) else path
     file = open_gguf(path)
-    if file.arch not in FORMS:
+    form = form_of(file)
+    if form is None:
         raise ModelError(
             name,
             f"architecture '{file.arch}'",
             f"Read without converting it are {', '.join(FORMS)}.",
             "Name the model's Hugging Face folder or hub id.",
         )
-    config = configuration(file, FORMS[file.arch])
+    config = configuration(file, form)
     types: dict[str, int] = {}
     for tensor in file.tensors.values():
         kind = tensor.tensor_type.name

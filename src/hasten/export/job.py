@@ -112,14 +112,7 @@ def export(
         ModelError: the model is damaged, or what was read back is not what was meant.
         StorageError: the disk is full or not writable; nothing is left half-written.
     """
-    job = _Job(opened, request, tell, progress)
-    try:
-        return job.run()
-    except StorageError as problem:
-        if DRAFT not in problem.subject:
-            raise
-        # A draft's name means nothing to whoever reads this, and it is gone by now.
-        raise StorageError(str(job.output), problem.value, problem.rule, problem.remedy) from problem
+    return _Job(opened, request, tell, progress).run()
 
 
 class _Job:

@@ -156,7 +156,7 @@ def _find_base(name: str, adapter: Path, options: LoadOptions) -> tuple[Source, 
             str(adapter),
             f"its base model '{name}' is not there ({cause.value})",
             "An adapter is merged into the model it was trained on.",
-            f"Put the base there, name it with base=, or correct base_model_name_or_path in {CONFIG}.",
+            f"Put the base there, name it (--base or base=), or correct base_model_name_or_path in {CONFIG}.",
         ) from cause
     if (place / CONFIG).is_file():
         rule = "A base is a whole model."
@@ -167,7 +167,12 @@ def _find_base(name: str, adapter: Path, options: LoadOptions) -> tuple[Source, 
 def _base_name(adapter: Path) -> str:
     name = read_json(adapter / CONFIG).get("base_model_name_or_path")
     if not isinstance(name, str) or not name:
-        raise ModelError(str(adapter), f"{CONFIG} names no base model", "PEFT records it there.", "Name it with base=.")
+        raise ModelError(
+            str(adapter),
+            f"{CONFIG} names no base model",
+            "PEFT records it there.",
+            "Name it (--base or base=).",
+        )
     return name
 
 
