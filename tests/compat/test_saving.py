@@ -317,8 +317,8 @@ def test_a_folder_of_other_things_is_not_replaced(adapted, tmp_path):
 
 
 def test_no_space(adapted, tmp_path, monkeypatch):
-    monkeypatch.setattr(merged.shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
-    with pytest.raises(StorageError, match="0.00 GB are free.*takes about.*another folder"):
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=1000))
+    with pytest.raises(StorageError, match="0.0 MB are free.*takes about.*another folder"):
         adapted[0].save_pretrained_merged(str(tmp_path / "x"))
     assert list(tmp_path.iterdir()) == []
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from rich.console import Console
 
 from hasten.data.prepare import split
 from hasten.data.settings import DataSettings
@@ -115,6 +116,17 @@ def test_resume_equals_a_straight_run(tiny_values, tmp_path, monkeypatch, init):
     names = ["adapter_model.safetensors", *(["adapter_beginning.safetensors"] if init == "loftq" else [])]
     for name in names:
         assert (second.adapter / name).read_bytes() == (straight.adapter / name).read_bytes()
+
+
+def test_a_checkpoint_that_does_not_say_what_it_began_with_is_said(tiny_values, tmp_path):
+    config = overlay(
+        tiny_values, training={"steps": 3, "save_every": 1}, lora={"init": "pissa"}, output=str(tmp_path / "run")
+    )
+    run = RunFolder.open(train_until(config, 2).run)
+    (run.checkpoints / "checkpoint-2" / "adapter_beginning.safetensors").unlink()
+    said = io.StringIO()
+    train(config, resume=True, console=Console(file=said, width=200))
+    assert "checkpoint-2 does not say what the adapter began with: it is computed again" in said.getvalue()
 
 
 def train_until(config, step):

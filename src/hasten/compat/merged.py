@@ -14,12 +14,13 @@ from typing import Any
 
 import torch
 
+from hasten import files
 from hasten.compat.notes import say, say_once
 from hasten.compat.origin import Origin
 from hasten.data.formats import RowProblem
 from hasten.data.generation_tag import without_markers
 from hasten.data.templates import ChatEncoder
-from hasten.errors import ConfigError, StorageError, did_you_mean
+from hasten.errors import ConfigError, did_you_mean
 from hasten.lora.attach import value_count
 from hasten.lora.merge import merged_state_dict, quantized_weights, weights_in_4_bits
 from hasten.lora.originals import Originals
@@ -78,18 +79,8 @@ def require_space(model: Any, folder: Path, dtype: torch.dtype, copies: float = 
     Raises:
         StorageError: with both numbers.
     """
-    existing = folder.expanduser().absolute()
-    while not existing.exists():
-        existing = existing.parent
     need = copies * sum(value_count(parameter) for parameter in model.parameters()) * dtype.itemsize
-    free = shutil.disk_usage(existing).free
-    if need > free:
-        raise StorageError(
-            str(folder),
-            f"{free / 1e9:.2f} GB are free",
-            f"The merged model takes about {need / 1e9:.2f} GB.",
-            "Free some space or choose another folder.",
-        )
+    files.require_space(folder, int(need), "The merged model takes about")
 
 
 def generation_config(base: Any, tokenizer: Any) -> Any:

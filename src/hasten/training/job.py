@@ -39,7 +39,7 @@ from hasten.hardware.tested import newer_than_tested
 from hasten.kernels.choice import has_triton, triton_failure
 from hasten.loading.beginning import beginning_in
 from hasten.loading.model import Loaded, config_of, load
-from hasten.loading.source import DEMO
+from hasten.loading.source import DEMO, begins_inside
 from hasten.lora.attach import attach, trainable_parameters
 from hasten.lora.checkpointing import enable_checkpointing
 from hasten.lora.save import refuse_untouched, save_adapter
@@ -244,7 +244,10 @@ def prepare_job(config: RunConfig, console: Console, rows: Any = None, resumed: 
     model = loaded.model
     if loaded.source == loaded.base:
         checkpoint = last_checkpoint(resumed.checkpoints) if resumed is not None else None
-        attached = attach(model, config.lora, began=beginning_in(checkpoint) if checkpoint else None)
+        began = beginning_in(checkpoint) if checkpoint else None
+        if checkpoint and began is None and begins_inside(config.lora.init):
+            notes.append(f"{checkpoint.name} does not say what the adapter began with: it is computed again")
+        attached = attach(model, config.lora, began=began)
         model, notes = attached.model, notes + attached.notes
     else:
         notes.append("the adapter that was named is trained on; lora settings are its own")

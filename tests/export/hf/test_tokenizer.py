@@ -132,7 +132,8 @@ def test_a_padding_token_that_loading_gave_is_none_of_the_model(base, tmp_path, 
 
 
 def test_files_that_stay_behind(base):
-    for name in ("pytorch_model.bin", "model.safetensors.index.json", "modeling.py", "adapter_config.json", ".hidden"):
+    others = ("pytorch_model.bin", "model.safetensors.index.json", "modeling.py", "adapter_config.json", ".hidden")
+    for name in (*others, "converted.json"):
         (base / name).write_text("{}")
     names = {path.name for path in copied(base)}
     assert names == {"tokenizer.json", "tokenizer_config.json", "chat_template.jinja"}

@@ -13,6 +13,7 @@ from typing import Any
 
 from hasten.data.generation_tag import without_markers
 from hasten.files import write_json, write_text
+from hasten.loading.gguf import NOTES
 from hasten.loading.source import read_json
 
 TOKENIZER, SETTINGS, TEMPLATE = "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"
@@ -28,7 +29,7 @@ _WEIGHTS = (
     ".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".onnx", ".gguf", ".index.json", ".py", ".ot",
     ".tmp",
 )  # fmt: skip
-_OWN = ("config.json", "generation_config.json", "README.md", "quantization.json", "quantization.html")
+_OWN = ("config.json", "generation_config.json", "README.md", "quantization.json", "quantization.html", NOTES)
 
 
 def copied(base: Path) -> list[Path]:
