@@ -1,4 +1,4 @@
-"""`hasten verify`: whether an installation trains: a short run that must learn eight rows, and a verdict."""
+"""`hasten verify`: whether an installation trains: a short run that must learn four rows, and a verdict."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from hasten.errors import ConfigError
 
 OPTIONS: dict[str, Any] = {
     "name": "verify",
-    "help": "Ask whether this installation is right: a short LoRA run that must learn eight rows by heart, saved, "
+    "help": "Ask whether this installation is right: a short LoRA run that must learn four rows by heart, saved, "
     "reloaded and judged. Exit code 0: passed; 1: failed; others as everywhere. (`hasten demo` shows on many rows what "
     "training is good for; it judges nothing but that the saved adapter answers alike.)",
 }
-LEARNT = 8
+LEARNT = 4
 """Rows to learn, all of them in every step, so that each step's loss is the loss of all."""
 
 
 def settings(model: str, steps: int) -> dict[str, object]:
-    """What differs from the demo: eight rows, learnt by heart at a rate that does not fall."""
+    """What differs from the demo: four rows, learnt by heart at a rate that does not fall."""
     return {
         "model": {"name": model},
         "data": {"heldout": LEARNT, "max_length": 256},
@@ -37,7 +37,7 @@ def settings(model: str, steps: int) -> dict[str, object]:
 
 
 def rows() -> list[dict[str, str]]:
-    """Sixteen short rows of the demo's, from all over the library: eight to learn and eight to hold out."""
+    """Eight short rows of the demo's, from all over the library: four to learn and four to hold out."""
     from hasten.data.stdlib_docs import question_rows
 
     short = [row for row in question_rows() if len(row["answer"]) <= 110]
@@ -55,7 +55,7 @@ def command(
     runs: RunsFolder = DEFAULT_RUNS,
     json_mode: JsonFlag = False,
 ) -> int:
-    """Train on eight rows, look at everything that must be so afterwards, and say whether it is.
+    """Train on four rows, look at everything that must be so afterwards, and say whether it is.
 
     Returns:
         The exit code: 0 passed, 1 failed.
@@ -84,7 +84,7 @@ def command(
     header = run.record()["header"]
     demo.show_samples(out, result.samples)
     demo.show_figures(out, result)
-    out.say("(held-out loss may rise: eight rows are learnt by heart, which `hasten demo` does not do)")
+    out.say("(held-out loss may rise: four rows are learnt by heart, which `hasten demo` does not do)")
     if result.first_step_s is not None:
         out.say(f"first step after {result.first_step_s:.1f} s, everything {result.total_s:.0f} s")
     equal = None

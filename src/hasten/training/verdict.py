@@ -1,6 +1,6 @@
 """What must be true after a verification run, each as one check with its rule.
 
-Eight rows fit any adapter: if their loss does not fall by half, something between the rows and the weights is broken
+Four rows fit any adapter: if their loss does not fall by half, something between the rows and the weights is broken
 (masks, gradients, scale, kernels), whatever the speed looks like.
 """
 
