@@ -1,6 +1,6 @@
-"""A25 (without export): import, prepare, train, merge where nothing optional is there.
+"""A25: import, prepare, train, merge and export to GGUF where nothing optional is there.
 
-torch on the CPU only; triton, bitsandbytes, flash_attn and vllm are absent for every importer (and raise when imported
+torch on the CPU only; triton, bitsandbytes, flash_attn, vllm and xllamacpp are absent for every importer (and raise when imported
 all the same); no socket may connect; the start method is `spawn`; folders have blanks and umlauts; the locale is ASCII.
 
 Absent, not merely broken: transformers imports a flash_attn that it finds, and peft a bitsandbytes, and both fail with
@@ -47,3 +47,4 @@ def test_clean_room(tiny_model_folder, tmp_path):
     assert report["most_children"] <= 2
     assert report["steps"] == 3
     assert report["merged_equals_live"] < 0.2, "bfloat16 rounding of logits below 10: 2^-8 * 10, over two layers"
+    assert report["files"] == {"tiny-Q8_0.gguf": "GGUF", "tiny-Q4_K_M.gguf": "GGUF"}, "read back by then, too"

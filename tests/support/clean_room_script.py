@@ -7,12 +7,13 @@ import socket
 import sys
 import threading
 import time
+from pathlib import Path
 
 
 def main():
     model_folder, rows, work = sys.argv[1:]
     multiprocessing.set_start_method("spawn")
-    for name in ("triton", "bitsandbytes", "flash_attn", "vllm"):
+    for name in ("triton", "bitsandbytes", "flash_attn", "vllm", "xllamacpp"):
         sys.modules[name] = None
     connections = []
 
@@ -51,6 +52,8 @@ def main():
     with torch.no_grad():
         live = model.eval()(ids).logits
         merged = AutoModelForCausalLM.from_pretrained(f"{work}/merged").eval()(ids).logits.float()
+
+    made = model.save_pretrained_gguf(f"{work}/tiny", tokenizer, quantization_method=["q8_0", "q4_k_m"])
     replaced = [
         name
         for module, old in zip(modules, before, strict=True)
@@ -64,6 +67,7 @@ def main():
         "most_children": most_children(),
         "steps": result.steps,
         "merged_equals_live": float((live - merged).abs().max()),
+        "files": {Path(file).name: Path(file).read_bytes()[:4].decode() for file in made["gguf_files"]},
     }
     print(json.dumps(report))
 

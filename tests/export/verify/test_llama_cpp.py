@@ -2,6 +2,8 @@
 
 import json
 import math
+import os
+import shutil
 import sys
 import time
 
@@ -50,6 +52,15 @@ def test_a_real_llama_cpp_says_the_same(kind, case):
     check = compared(files[kind], meant, kind)
     assert check.state == "within" and check.what == "logits (llama.cpp)", check
     assert "the mean of 16 places" in check.said and f"xllamacpp {llama_cpp.version()}" in check.said
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names that are no UTF-8 are not there elsewhere")
+def test_a_folder_whose_name_is_no_utf8(case, tmp_path):
+    judges.package("xllamacpp")
+    files, meant = case
+    folder = tmp_path / os.fsdecode(b"\xe4")
+    folder.mkdir()
+    assert compared(shutil.copy(files["f32"], folder / "x.gguf"), meant).state == "within"
 
 
 def test_what_only_llama_cpp_notices(case, tmp_path):

@@ -23,7 +23,7 @@ from hasten.export.hf.merged import MergedWeights
 from hasten.export.hf.settings import GENERATION, chosen_dtype, generation_settings, with_dtype
 from hasten.export.hf.shards import Encoding, Piece, Progress, size_of, write_files
 from hasten.export.hf.tokenizer import SETTINGS, TOKENIZER, copied, vocabulary_size, write_tokenizer
-from hasten.files import new_folder, require_space, require_writable, write_json, write_text
+from hasten.files import native_path, new_folder, require_space, require_writable, write_json, write_text
 from hasten.loading.source import read_json
 
 CONFIG, CARD = "config.json", "README.md"
@@ -234,7 +234,8 @@ def load_tokenizer(folder: Path) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(str(folder))
+        with native_path(folder) as place:
+            return AutoTokenizer.from_pretrained(str(place))
     except (OSError, ValueError, LookupError, ImportError) as cause:
         lines = str(cause).strip().splitlines() or [type(cause).__name__]
         raise ModelError(

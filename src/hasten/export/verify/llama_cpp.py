@@ -41,6 +41,7 @@ import torch
 from hasten.export.verify import logits
 from hasten.export.verify.checks import Check
 from hasten.export.verify.weights import BOUNDS
+from hasten.files import native_path
 from hasten.hardware.memory import budget, read_cgroup, read_meminfo
 from hasten.hardware.probe import usable_cores
 
@@ -113,13 +114,14 @@ def compare(
     if not lengths or not sys.executable:
         return Check(target, NAME, "skipped", "the text is too short" if sys.executable else "no Python to run it in")
     limit_s = _LIMIT_S + _LIMIT_S_PER_GB * size / 1e9
-    asked = {"file": str(file.absolute()), "ids": list(ids), "lengths": lengths, "top": _TOP,
-             "threads": 1 if size < _SMALL else _idle_cores(), "limit_s": limit_s + 10.0}  # fmt: skip
     try:
-        done = subprocess.run(  # its input is ours; -P: the modules beside it are no program's
-            [sys.executable, "-P", str(_CHILD)], input=json.dumps(asked), capture_output=True, check=False,
-            encoding="utf-8", errors="replace", timeout=limit_s,
-        )  # fmt: skip
+        with native_path(file.absolute().parent) as place:
+            asked = {"file": str(place / file.name), "ids": list(ids), "lengths": lengths, "top": _TOP,
+                     "threads": 1 if size < _SMALL else _idle_cores(), "limit_s": limit_s + 10.0}  # fmt: skip
+            done = subprocess.run(  # its input is ours; -P: the modules beside it are no program's
+                [sys.executable, "-P", str(_CHILD)], input=json.dumps(asked), capture_output=True, check=False,
+                encoding="utf-8", errors="replace", timeout=limit_s,
+            )  # fmt: skip
     except subprocess.TimeoutExpired:
         return Check(target, NAME, "skipped", f"{by} gave no answer in {limit_s:.0f} s")
     except OSError as cause:
