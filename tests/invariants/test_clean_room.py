@@ -1,7 +1,8 @@
 """A25: import, prepare, train, merge and export to GGUF where nothing optional is there.
 
-torch on the CPU only; triton, bitsandbytes, flash_attn, vllm and xllamacpp are absent for every importer (and raise when imported
-all the same); no socket may connect; the start method is `spawn`; folders have blanks and umlauts; the locale is ASCII.
+torch on the CPU only; triton, bitsandbytes, flash_attn, vllm and xllamacpp are absent for every importer (and raise
+when imported all the same); no socket may connect; the start method is `spawn`; folders have blanks and umlauts; the
+locale is ASCII.
 
 Absent, not merely broken: transformers imports a flash_attn that it finds, and peft a bitsandbytes, and both fail with
 it (transformers 5.24, peft 0.21). That is before any line of ours and cannot be mended without patching them.
