@@ -14,7 +14,7 @@ _ROWS, _WARPS = 16, 4
 @triton.jit
 def round_group_kernel(
     free_ptr, scales_ptr, upper_ptr, levels_ptr, borders_ptr, codes_ptr, errors_ptr,
-    N, G, free_n, scales_n, upper_n, codes_n, errors_n, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+    N, free_n, scales_n, upper_n, codes_n, errors_n, G: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     column = tl.arange(0, BLOCK)
@@ -53,8 +53,10 @@ def round_group(
     upper_GG = upper_GG.contiguous()  # LAPACK's way of storing has rows as neighbours
     round_group_kernel[(triton.cdiv(rows, _ROWS),)](
         free_NG, scales_NG, upper_GG, levels, borders, codes_NG, errors_NG,
-        rows, columns, free_NG.stride(0), scales_NG.stride(0), upper_GG.stride(0), codes_NG.stride(0),
+        rows, free_NG.stride(0), scales_NG.stride(0), upper_GG.stride(0), codes_NG.stride(0),
         errors_NG.stride(0),
-        ROWS=_ROWS, BLOCK=max(16, triton.next_power_of_2(columns)), num_warps=_WARPS,
+        # G, too, is known when it is compiled: groups have few widths, and Triton 3.6's interpreter under numpy 2.4
+        # loops to no other bound.
+        G=columns, ROWS=_ROWS, BLOCK=max(16, triton.next_power_of_2(columns)), num_warps=_WARPS,
         enable_fp_fusion=False,  # a product and a sum in one rounding would be other codes than torch's
     )  # fmt: skip
