@@ -4,7 +4,7 @@ from pathlib import Path
 
 from hasten.runs.folder import RunFolder
 from hasten.training import job as jobs
-from hasten.training.callbacks import COMPLETE, last_checkpoint
+from hasten.training.checkpoints import last_checkpoint
 from hasten.training.config import combine
 
 
@@ -34,12 +34,3 @@ def test_save_and_evaluate_are_done_at_the_next_step(tiny_values, tmp_path, monk
     measured = {row["step"]: row["heldout_loss"] for row in run.metrics() if "heldout_loss" in row}
     assert sorted(measured) == [0, 2, 4]
     assert list(run.control.iterdir()) == []
-
-
-def test_only_complete_checkpoints_count(tmp_path):
-    for step in (2, 10, 9):
-        (tmp_path / f"checkpoint-{step}").mkdir()
-    assert last_checkpoint(tmp_path) is None
-    for step in (2, 9):
-        (tmp_path / f"checkpoint-{step}" / COMPLETE).touch()
-    assert last_checkpoint(tmp_path) == tmp_path / "checkpoint-9"

@@ -14,7 +14,7 @@ from hasten.errors import TrainingError
 from hasten.runs.folder import RunFolder
 from hasten.runs.status import effective_state
 from hasten.training import job as jobs
-from hasten.training.callbacks import last_checkpoint
+from hasten.training.checkpoints import last_checkpoint
 from hasten.training.config import combine
 from hasten.training.guard import MOST_OVERFLOWS, Guard, suspect_of
 from hasten.training.job import train

@@ -12,7 +12,7 @@ from hasten.runs.folder import RunFolder
 from hasten.runs.status import effective_state
 from hasten.training import job as jobs
 from hasten.training import watchdog as module
-from hasten.training.callbacks import last_checkpoint
+from hasten.training.checkpoints import last_checkpoint
 from hasten.training.config import combine
 from hasten.training.job import train
 from hasten.training.watchdog import host_budget, runs_out

@@ -13,11 +13,9 @@ from hasten.report.progress import TrainingProgress
 from hasten.runs import control as run_control
 from hasten.runs.folder import RunFolder
 from hasten.runs.status import StatusWriter
+from hasten.training.checkpoints import mark
 from hasten.training.guard import Guard
 from hasten.training.trainer import SftTrainer
-
-COMPLETE = "complete"
-"""Marker file, written last into a checkpoint; a checkpoint without it is half-written."""
 
 
 class Recorder(TrainerCallback):
@@ -89,14 +87,8 @@ class Requests(TrainerCallback):
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Mark the checkpoint as complete: the marker is the last file written."""
-        folder = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
-        (folder / COMPLETE).write_text("", encoding="utf-8")
-
-
-def last_checkpoint(folder: Path) -> Path | None:
-    """The newest complete checkpoint in a run's `checkpoints`, or None."""
-    complete = [path for path in folder.glob("checkpoint-*") if (path / COMPLETE).is_file()]
-    return max(complete, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+        if state.is_world_process_zero:
+            mark(Path(str(args.output_dir)) / f"checkpoint-{state.global_step}")
 
 
 def trainer_callbacks(trainer: SftTrainer, recorder: Recorder, requests: Requests) -> None:

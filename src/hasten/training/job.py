@@ -64,7 +64,8 @@ from hasten.runs.folder import RunFolder
 from hasten.runs.status import StatusWriter
 from hasten.storage import asked_storage
 from hasten.training import record
-from hasten.training.callbacks import Recorder, Requests, last_checkpoint, trainer_callbacks
+from hasten.training.callbacks import Recorder, Requests, trainer_callbacks
+from hasten.training.checkpoints import last_checkpoint, left_out
 from hasten.training.config import RunConfig
 from hasten.training.determinism import deterministic
 from hasten.training.rows import model_tokenizer, options_of, prepared_rows
@@ -420,6 +421,8 @@ def _run(job: Job, run: RunFolder, status: StatusWriter, console: Console, start
     total = trainer_steps(trainer)
     checkpoint = last_checkpoint(run.checkpoints) if resume else None
     if resume:
+        for name in left_out(run.checkpoints, checkpoint):
+            console.print(f"{name} is not whole: left out", highlight=False)
         found = f"continued from {checkpoint.name}" if checkpoint else "no complete checkpoint: it begins again"
         console.print(found, highlight=False)
     before = _heldout_loss(trainer, run, console, "before", 0)
