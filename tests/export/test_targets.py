@@ -24,6 +24,7 @@ def test_everything():
         ([], "nothing.*For example"),
         (["ggfu"], "'ggfu'.*Did you mean 'gguf'"),
         (["gguf:q4_k_x"], "'q4_k_x'.*Did you mean 'q4_k_"),
+        (["gguf:dynmic"], "'dynmic'.*Known: .*, dynamic.*Did you mean 'dynamic'"),
         (["hf:float8"], "'hf:float8'.*Dtypes: float32"),
         (["fp8:e4m3"], "'fp8:e4m3'.*takes nothing after it.*Use 'fp8'"),
         (["hf:float16", "hf:bfloat16"], "'hf:float16' and 'hf:bfloat16'. An export makes one 'hf'.*another folder"),

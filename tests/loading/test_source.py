@@ -177,6 +177,8 @@ def test_an_unknown_architecture_proposes_the_nearest(allowed):
     assert caught.value.remedy == "Did you mean 'llama'?"
     with pytest.raises(ModelError, match="model_type ''.*Upgrade transformers, or check config.json"):
         check_remote_code({}, "x", allowed=allowed)
+    with pytest.raises(ModelError, match="model_type ''.*Upgrade transformers, or check config.json"):
+        check_remote_code({"model_type": None}, "x", allowed=allowed)
 
 
 @pytest.mark.parametrize(

@@ -148,7 +148,7 @@ def types_of(method: str | list[str] | tuple[str, ...] | None) -> tuple[str, ...
     found = []
     for each in asked:
         word = "fast_quantized" if each is None else str(each).strip().lower()
-        found.append(METHODS.get(word) or (word if word == DYNAMIC else named(word)))
+        found.append(METHODS.get(word) or named(word, DYNAMIC))
     if not found:
         raise ConfigError("quantization_method", "an empty list", "At least one type is written.", "Use 'q4_k_m'.")
     return tuple(dict.fromkeys(found))

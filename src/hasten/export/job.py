@@ -320,7 +320,7 @@ class _Job:
         if is_dynamic:
             found = dynamic.survey(live, windows, source.by_layers(), source.model, tell=self.tell)
             made = found.choose(self.request.size)
-            self.tell(f"dynamic: {made.bytes / 2**20:,.0f} of {made.budget / 2**20:,.0f} MiB")
+            self.tell(f"dynamic: {made.bytes / 2**20:,.1f} of {made.budget / 2**20:,.1f} MiB")
             yield (dynamic.NAME,), made.importance, {dynamic.NAME: made.choices}
 
     def _calibration(self, model: Dressed) -> tuple[Any, Any]:

@@ -63,7 +63,7 @@ def parse(texts: Sequence[str]) -> Wanted:
         if detail and kind not in ("hf", "gguf", "ollama"):
             raise ConfigError("--to", repr(text), f"'{kind}' takes nothing after it.", f"Use '{kind}'.")
         if kind == "gguf":
-            types += [_type(part) for part in detail.split(",") if part.strip()] or [DEFAULT_TYPE]
+            types += [named(part.strip(), DYNAMIC) for part in detail.split(",") if part.strip()] or [DEFAULT_TYPE]
         elif kind == "hf":
             if detail and detail not in _DTYPES:
                 remedy = did_you_mean(detail, _DTYPES, "Use 'hf'.")
@@ -89,8 +89,3 @@ def _once(found: Mapping[str, object], kind: str, detail: str) -> str:
         value, rule = f"'{kind}:{before}' and '{kind}:{detail}'", f"An export makes one '{kind}'."
         raise ConfigError("--to", value, rule, "Name one of them, and export the other into another folder.")
     return before
-
-
-def _type(text: str) -> str:
-    wanted = text.strip().lower()
-    return DYNAMIC if wanted == DYNAMIC else named(wanted)

@@ -102,7 +102,7 @@ def check_remote_code(config: dict[str, object], where: str, *, allowed: bool) -
     """
     from transformers import CONFIG_MAPPING
 
-    model_type = str(config.get("model_type", ""))
+    model_type = str(config.get("model_type") or "")
     if model_type in CONFIG_MAPPING:
         return
     if "auto_map" in config:

@@ -83,16 +83,21 @@ class Chosen:
     """The type that does not fit its rows."""
 
 
-def named(name: str) -> str:
+def named(name: str, *more: str) -> str:
     """A file type's name in lower case, its short form written out.
+
+    Args:
+        name: as it was given.
+        more: names that are allowed besides.
 
     Raises:
         ConfigError: there is none of that name.
     """
+    known = (*BASE, *more)
     wanted = SHORT.get(name.lower(), name.lower())
-    if wanted not in BASE:
-        remedy = did_you_mean(wanted, BASE, "q4_k_m is a good choice.")
-        raise ConfigError("gguf type", repr(name), f"Known: {', '.join(BASE)}.", remedy)
+    if wanted not in known:
+        remedy = did_you_mean(wanted, known, "q4_k_m is a good choice.")
+        raise ConfigError("gguf type", repr(name), f"Known: {', '.join(known)}.", remedy)
     return wanted
 
 
