@@ -137,12 +137,12 @@ def test_one_node_for_compile(device):
 
 @pytest.mark.parametrize("interleaved", [False, True])
 @pytest.mark.parametrize("rotary", [8, 4])
-@pytest.mark.parametrize(("heads", "kept", "rows"), [(3, 1, 6), (4, 2, 3), (1, 1, 0)])
-def test_gradients_are_turned_back_side_by_side(device, impl, interleaved, rotary, heads, kept, rows):
-    dq, dk = made(device, torch.float32, rows, heads, 8), made(device, torch.float32, rows, kept, 8, seed=1)
-    dv = made(device, torch.float32, kept, rows, 8, seed=2).transpose(0, 1)
+@pytest.mark.parametrize(("heads", "kept", "rows", "width"), [(3, 1, 6, 8), (4, 2, 3, 12), (1, 1, 0, 8)])
+def test_gradients_are_turned_back_side_by_side(device, impl, interleaved, rotary, heads, kept, rows, width):
+    dq, dk = made(device, torch.float32, rows, heads, width), made(device, torch.float32, rows, kept, width, seed=1)
+    dv = made(device, torch.float32, kept, rows, width, seed=2).transpose(0, 1)
     cos, sin = (table[0][:rows] for table in tables(device, 3, rotary))  # three angles: two sequences of six rows
-    out = torch.full((rows, (heads + 2 * kept) * 8 + 5), float("nan"), device=device)
+    out = torch.full((rows, (heads + 2 * kept) * width + 5), float("nan"), device=device)
     op.join(dq, dk, dv, cos, sin, out=out[:, :-5], interleaved=interleaved, impl=impl)
     back = [op.rotate(part, cos, sin, backward=True, interleaved=interleaved, impl=impl) for part in (dq, dk)]
     assert torch.equal(out[:, :-5], torch.cat([*back, dv], dim=1).flatten(1))

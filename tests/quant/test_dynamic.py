@@ -24,7 +24,7 @@ def quantized(windows):
     """A model within a budget, its codes and its figures: made once for all tests that look at it."""
 
     @functools.cache
-    def within(budget, bits=16):
+    def within(budget, bits):
         small = model(tied=False)
         return small, *quantize(small, windows, QuantizeSettings(budget=budget, upgrade_bits=bits))
 
@@ -54,14 +54,14 @@ def test_the_budget_is_kept(quantized, budget, bits):
 
 
 def test_nearer_to_the_original_than_plain_nf4(quantized):
-    figures, more = quantized(1.0)[2], quantized(1.1)[2]
+    figures, more = quantized(1.0, 16)[2], quantized(1.1, 16)[2]
     assert figures.divergence < 0.8 * figures.plain_divergence
     assert more.divergence < figures.divergence
     assert more.plain_divergence == pytest.approx(figures.plain_divergence, rel=1e-5)
 
 
 def test_the_model_holds_the_values_that_the_codes_stand_for(quantized):
-    original, (small, codes, figures) = model(tied=False), quantized(1.1)
+    original, (small, codes, figures) = model(tied=False), quantized(1.1, 16)
     assert {projection.bits for projection in figures.projections} == {4, 16}
     for projection in figures.projections:
         now = small.get_submodule(projection.name).weight
@@ -73,7 +73,7 @@ def test_the_model_holds_the_values_that_the_codes_stand_for(quantized):
 
 
 def test_one_layer_at_a_time_gives_the_same(quantized, windows, placed_with):
-    (whole, codes, figures), streamed = quantized(1.1), model(tied=False)
+    (whole, codes, figures), streamed = quantized(1.1, 16), model(tied=False)
     calls = placed_with(streamed)
     same, told = quantize(streamed, windows, QuantizeSettings(budget=1.1), device=torch.device("cpu"))
     assert told.streamed and not figures.streamed and replace(told, streamed=False) == figures
@@ -121,7 +121,7 @@ def test_without_text_to_measure_on(windows):
 
 
 def test_all_figures_as_plain_values(quantized):
-    told = quantized(1.1)[2].as_dict()
+    told = quantized(1.1, 16)[2].as_dict()
     assert told["ratio"] <= 1.1 and told["projections"][0]["kind"] == "self_attn.q_proj"
     assert told["calibration_tokens"] == 384 and told["heldout_tokens"] == 192
 
