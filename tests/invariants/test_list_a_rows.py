@@ -5,6 +5,7 @@ code, where it must fail.
 """
 
 import copy
+import functools
 
 import numpy as np
 import pytest
@@ -32,7 +33,9 @@ def chat(question, answer):
     return {"messages": [say("user", question), say("assistant", answer)]}
 
 
+@functools.cache
 def with_template(tokenizer, template=tiny.CHATML):
+    """A copy with another template; one for all, since copying a real tokenizer takes long and nobody changes it."""
     made = copy.deepcopy(tokenizer)
     made.chat_template = template
     return made
@@ -118,9 +121,12 @@ def test_a2_turns_red_when_straddling_tokens_are_not_learnt(demo_tokenizer, monk
 BODY = "{% for m in messages %}{{ m['role'] + ': ' + m['content'] + eos_token }}{% endfor %}"
 
 
+with_bos = functools.cache(tiny.with_bos)
+
+
 def check_a4(tokenizer):
     for template in ("{{ bos_token }}" + BODY, BODY):
-        made = with_template(tiny.with_bos(tokenizer), template)
+        made = with_template(with_bos(tokenizer), template)
         row, _ = example_of(chat("hi", "yo"), made)
         prompt = ChatEncoder(made).encode_prompt([say("user", "hi")])
         for ids in (row, prompt):

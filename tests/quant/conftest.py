@@ -16,7 +16,7 @@ PROJECTIONS = (
 )
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def windows():
     """Eight windows to calibrate on and four to measure on, of 48 tokens each."""
     generator = torch.Generator().manual_seed(1)

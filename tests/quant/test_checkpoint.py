@@ -24,14 +24,20 @@ def request(model, output, *, rows=ROWS, tokens=256, **settings):
     )
 
 
-def test_a_folder_that_transformers_loads(tiny_model_folder, tmp_path):
-    told = []
-    output = tmp_path / "new" / "quantized"
-    figures = quantize_checkpoint(request(tiny_model_folder, output, budget=1.3), LoadOptions(), told.append)
+@pytest.fixture(scope="module")
+def made(_tiny_model_folder, tmp_path_factory):
+    """The tiny model quantized, which tests read and leave as it is: its folder, its figures and what was told."""
+    output, told = tmp_path_factory.mktemp("made") / "new" / "quantized", []
+    figures = quantize_checkpoint(request(_tiny_model_folder, output, budget=1.3), LoadOptions(), told.append)
+    return output, figures, told
+
+
+def test_a_folder_that_transformers_loads(made, _tiny_model_folder):
+    output, figures, told = made
     names = {file.name for file in output.iterdir()}
     assert {"config.json", "model.safetensors", "tokenizer.json", FIGURES, PAGE} <= names
     written = json.loads((output / FIGURES).read_text("utf-8"))
-    assert written["model"] == str(tiny_model_folder) and written["bytes"] == figures.bytes
+    assert written["model"] == str(_tiny_model_folder) and written["bytes"] == figures.bytes
     assert written["settings"]["budget"] == 1.3 and len(written["projections"]) == 14
     model = AutoModelForCausalLM.from_pretrained(output)
     tokens = AutoTokenizer.from_pretrained(output)("the red dog", return_tensors="pt")
@@ -40,7 +46,7 @@ def test_a_folder_that_transformers_loads(tiny_model_folder, tmp_path):
     better = {projection.name for projection in figures.projections if projection.bits == 16}
     assert set(config["quantization_config"]["llm_int8_skip_modules"]) == better | {"lm_head"}
     assert config["dtype"] == "bfloat16" and told[0] == "reading rows" and told[-1] == f"saving to {output}"
-    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["quantized"], "nothing temporary is left"
+    assert sorted(path.name for path in output.parent.iterdir()) == ["quantized"], "nothing temporary is left"
 
 
 def test_a_name_that_was_typed_in_one_folder_is_found_from_another(tiny_model_folder, tmp_path, monkeypatch):
@@ -62,13 +68,12 @@ def test_originals_are_called_so_that_they_are_found(typed, source, called):
     assert _called(typed, source) == called
 
 
-def test_what_was_written_measures_as_was_told(tiny_model_folder, tmp_path):
+def test_what_was_written_measures_as_was_told(made, _tiny_model_folder):
     from hasten.quant.calibration import read_windows
 
-    output = tmp_path / "quantized"
-    figures = quantize_checkpoint(request(tiny_model_folder, output, budget=1.3), LoadOptions())
+    output, figures, _ = made
     windows = read_windows(["x"], tiny.tokenizer(), 256, 64, ROWS)
-    original = AutoModelForCausalLM.from_pretrained(tiny_model_folder)
+    original = AutoModelForCausalLM.from_pretrained(_tiny_model_folder)
     loaded = AutoModelForCausalLM.from_pretrained(output, dtype=torch.float32)
     rows = torch.stack(windows.heldout)
     with torch.no_grad():
@@ -77,12 +82,12 @@ def test_what_was_written_measures_as_was_told(tiny_model_folder, tmp_path):
     assert (p.exp() * (p - q)).sum(-1).mean().item() == pytest.approx(figures.divergence, rel=0.3, abs=1e-5)
 
 
-def test_one_layer_at_a_time_writes_the_same(tiny_model_folder, tmp_path):
-    whole, streamed, told = tmp_path / "whole", tmp_path / "streamed", []
-    asked = request(tiny_model_folder, whole, budget=1.3)
+def test_one_layer_at_a_time_writes_the_same(made, tiny_model_folder, tmp_path):
+    whole, figures, told_of_whole = made
+    assert "weights: all on cpu (they are computed where they are)" in told_of_whole and not figures.streamed
+    streamed, told = tmp_path / "streamed", []
+    asked = replace(request(tiny_model_folder, streamed, budget=1.3), stream=True)
     figures = quantize_checkpoint(asked, LoadOptions(), told.append)
-    assert "weights: all on cpu (they are computed where they are)" in told and not figures.streamed
-    figures = quantize_checkpoint(replace(asked, output=streamed, stream=True), LoadOptions(), told.append)
     assert "weights: one layer at a time on cpu (asked for)" in told and figures.streamed
     assert (streamed / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
     assert json.loads((streamed / FIGURES).read_text("utf-8"))["streamed"] is True
@@ -110,11 +115,9 @@ def test_what_does_not_fit_the_device_is_streamed(tiny_model_folder, tmp_path, m
     assert line.startswith("weights: one layer at a time on cuda:0 (0.0 GiB and 0.0 GiB to work in, 0.0 GiB at hand)")
 
 
-def test_a_quantized_model_is_refused(tiny_model_folder, tmp_path):
-    first = tmp_path / "first"
-    quantize_checkpoint(request(tiny_model_folder, first), LoadOptions())
+def test_a_quantized_model_is_refused(made, tmp_path):
     with pytest.raises(ModelError) as caught:
-        quantize_checkpoint(request(first, tmp_path / "second"), LoadOptions())
+        quantize_checkpoint(request(made[0], tmp_path / "second"), LoadOptions())
     assert "its weights are quantized already (bitsandbytes)" in str(caught.value)
     assert "Name the original model." in str(caught.value) and not (tmp_path / "second").exists()
 

@@ -1,6 +1,7 @@
 """Choosing codes, scales and bits for a model."""
 
 import copy
+import functools
 from dataclasses import replace
 
 import pytest
@@ -13,8 +14,21 @@ from support import tiny
 
 
 def model(**changes):
-    fields = {"hidden_size": 128, "intermediate_size": 256, "initializer_range": 0.1}
+    """Rows of one block and of three, which are more columns than are corrected at once (128)."""
+    fields = {"hidden_size": 64, "intermediate_size": 192, "initializer_range": 0.1}
     return tiny.llama(**(fields | changes))
+
+
+@pytest.fixture(scope="module")
+def quantized(windows):
+    """A model within a budget, its codes and its figures: made once for all tests that look at it."""
+
+    @functools.cache
+    def within(budget, bits):
+        small = model(tied=False)
+        return small, *quantize(small, windows, QuantizeSettings(budget=budget, upgrade_bits=bits))
+
+    return within
 
 
 def of(figures, name):
@@ -22,9 +36,8 @@ def of(figures, name):
 
 
 @pytest.mark.parametrize(("budget", "bits"), [(1.0, 16), (1.1, 8), (1.1, 16), (1.5, 8), (4.0, 16)])
-def test_the_budget_is_kept(windows, budget, bits):
-    small = model()
-    codes, figures = quantize(small, windows, QuantizeSettings(budget=budget, upgrade_bits=bits))
+def test_the_budget_is_kept(quantized, budget, bits):
+    _, codes, figures = quantized(budget, bits)
     plain = sum(nf4.stored_bytes(projection.shape) for projection in figures.projections)
     spent = sum(
         nf4.stored_bytes(projection.shape, projection.block)
@@ -40,18 +53,16 @@ def test_the_budget_is_kept(windows, budget, bits):
     assert bool(better) == (budget > 1.0) and bool(codes) == (budget < 4.0)
 
 
-def test_nearer_to_the_original_than_plain_nf4(windows):
-    small = model()
-    _, figures = quantize(small, windows, QuantizeSettings(budget=1.0))
+def test_nearer_to_the_original_than_plain_nf4(quantized):
+    figures, more = quantized(1.0, 16)[2], quantized(1.1, 16)[2]
     assert figures.divergence < 0.8 * figures.plain_divergence
-    _, more = quantize(model(), windows, QuantizeSettings(budget=1.3))
     assert more.divergence < figures.divergence
     assert more.plain_divergence == pytest.approx(figures.plain_divergence, rel=1e-5)
 
 
-def test_the_model_holds_the_values_that_the_codes_stand_for(windows):
-    small, original = model(), model()
-    codes, figures = quantize(small, windows, QuantizeSettings(budget=1.2))
+def test_the_model_holds_the_values_that_the_codes_stand_for(quantized):
+    original, (small, codes, figures) = model(tied=False), quantized(1.1, 16)
+    assert {projection.bits for projection in figures.projections} == {4, 16}
     for projection in figures.projections:
         now = small.get_submodule(projection.name).weight
         before = original.get_submodule(projection.name).weight
@@ -61,12 +72,10 @@ def test_the_model_holds_the_values_that_the_codes_stand_for(windows):
     assert all(parameter.requires_grad for parameter in small.parameters()), "as it was"
 
 
-def test_one_layer_at_a_time_gives_the_same(windows, placed_with):
-    whole, streamed = model(tied=False), model(tied=False)
-    settings = QuantizeSettings(budget=1.3)
-    codes, figures = quantize(whole, windows, settings)
+def test_one_layer_at_a_time_gives_the_same(quantized, windows, placed_with):
+    (whole, codes, figures), streamed = quantized(1.1, 16), model(tied=False)
     calls = placed_with(streamed)
-    same, told = quantize(streamed, windows, settings, device=torch.device("cpu"))
+    same, told = quantize(streamed, windows, QuantizeSettings(budget=1.1), device=torch.device("cpu"))
     assert told.streamed and not figures.streamed and replace(told, streamed=False) == figures
     assert same.keys() == codes.keys()
     for name, weight in codes.items():
@@ -100,7 +109,7 @@ def test_an_outlier_is_found(windows):
 def test_uneven_widths_stay_and_say_so(windows):
     codes, figures = quantize(model(intermediate_size=100), windows, QuantizeSettings(budget=1.0))
     down = of(figures, "model.layers.0.mlp.down_proj")
-    assert (down.bits, down.bytes, down.note) == (16, 2 * 128 * 100, "its width 100 is no multiple of 64")
+    assert (down.bits, down.bytes, down.note) == (16, 2 * 64 * 100, "its width 100 is no multiple of 64")
     assert down.name not in codes and figures.ratio == 1.0
 
 
@@ -111,8 +120,8 @@ def test_without_text_to_measure_on(windows):
     assert figures.divergence is None and figures.plain_divergence is None and figures.heldout_tokens == 0
 
 
-def test_all_figures_as_plain_values(windows):
-    told = quantize(model(), windows, QuantizeSettings())[1].as_dict()
+def test_all_figures_as_plain_values(quantized):
+    told = quantized(1.1, 16)[2].as_dict()
     assert told["ratio"] <= 1.1 and told["projections"][0]["kind"] == "self_attn.q_proj"
     assert told["calibration_tokens"] == 384 and told["heldout_tokens"] == 192
 

@@ -1,5 +1,7 @@
 """bitsandbytes' modules in a model that transformers saves and loads."""
 
+import copy
+
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
@@ -11,10 +13,15 @@ from hasten.quant.modules import require_bitsandbytes, to_bitsandbytes
 from support import tiny
 
 
+@pytest.fixture(scope="module")
+def chosen(windows):
+    model = tiny.llama(intermediate_size=192, initializer_range=0.1, attention_bias=True)
+    return model, quantize(model, windows, QuantizeSettings(budget=1.3))[0]
+
+
 @pytest.fixture
-def quantized(windows):
-    model = tiny.llama(hidden_size=128, intermediate_size=256, initializer_range=0.1, attention_bias=True)
-    codes, figures = quantize(model, windows, QuantizeSettings(budget=1.3))
+def quantized(chosen):
+    model, codes = copy.deepcopy(chosen[0]), chosen[1]  # modules of 4 bits may change when they are first used
     values = {name: model.get_submodule(name).weight.detach().clone() for name in codes}
     to_bitsandbytes(model, codes, torch.bfloat16)
     return model, codes, values

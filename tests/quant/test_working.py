@@ -41,7 +41,7 @@ class Held(TorchDispatchMode):
 
 
 def test_no_more_is_held_than_counted(windows):
-    model = tiny.llama(hidden_size=128, intermediate_size=512, num_hidden_layers=1)
+    model = tiny.llama(hidden_size=64, intermediate_size=256, num_hidden_layers=1)
     with Held() as held:
         quantize(model, windows, QuantizeSettings())
     counted = working_bytes(model, decoder_layers(model), windows.length)

@@ -12,8 +12,8 @@ JOB = """
 import sys
 from hasten.report.console import make_console
 console = make_console(sys.stdout)
-for number in range(5_000):
-    console.print("line", number, "of a text that fills the pipe")
+for number in range(200):
+    console.print("line", number, "of a text that fills the pipe" * 25)
 sys.stderr.write("the job is done")
 """
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -12,6 +13,12 @@ ROUNDING = {torch.float64: 2.0**-52, torch.float32: 2.0**-23, torch.bfloat16: 2.
 # Triton's interpreter cuts float32 off to bfloat16 instead of rounding: twice the error. GPUs round.
 if not torch.cuda.is_available():
     ROUNDING[torch.bfloat16] = 2.0**-7
+
+
+def enough(shape: Sequence[int]) -> int:
+    """How many sets of inputs of a shape make the pooled error no luck: together they have about a hundred values."""
+    values = math.prod(shape)
+    return math.ceil(96 / values) if 0 < values < 64 else 1
 
 
 def gradients_of(

@@ -5,10 +5,8 @@ import pytest
 WORDS = "red green blue one two three cat dog".split()
 
 
-@pytest.fixture
-def rows_file(tmp_path):
-    """Twelve short question-answer rows of different lengths."""
-    file = tmp_path / "rows.jsonl"
+def _rows(folder):
+    file = folder / "rows.jsonl"
     rows = [
         {"question": f"say {WORDS[i % 8]}", "answer": " ".join(WORDS[j % 8] for j in range(i, i + 1 + i % 4))}
         for i in range(12)
@@ -17,11 +15,9 @@ def rows_file(tmp_path):
     return file
 
 
-@pytest.fixture
-def tiny_values(tiny_model_folder, rows_file, tmp_path):
-    """A configuration of plain values that trains the tiny model in a second."""
+def _values(model_folder, rows_file, folder):
     return {
-        "model": {"name": str(tiny_model_folder)},
+        "model": {"name": str(model_folder)},
         "data": {"source": str(rows_file), "heldout": 2, "max_length": 64, "cache": False},
         "lora": {"r": 4, "alpha": 8},
         "training": {
@@ -33,5 +29,27 @@ def tiny_values(tiny_model_folder, rows_file, tmp_path):
             "samples": 1,
             "sample_tokens": 4,
         },
-        "runs": str(tmp_path / "runs"),
+        "runs": str(folder / "runs"),
     }
+
+
+@pytest.fixture
+def rows_file(tmp_path):
+    """Twelve short question-answer rows of different lengths."""
+    return _rows(tmp_path)
+
+
+@pytest.fixture
+def tiny_values(tiny_model_folder, rows_file, tmp_path):
+    """A configuration of plain values that trains the tiny model in a second."""
+    return _values(tiny_model_folder, rows_file, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def reference(_tiny_model_folder, tmp_path_factory):
+    """The result of a run as `tiny_values` says, which tests read and leave as it is."""
+    from hasten.training.config import combine
+    from hasten.training.job import train
+
+    folder = tmp_path_factory.mktemp("reference")
+    return train(combine(_values(_tiny_model_folder, _rows(folder), folder)))

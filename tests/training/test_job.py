@@ -36,9 +36,8 @@ def overlay(values, **sections):
     return combine(values, sections)
 
 
-def test_a_run_leaves_everything_in_its_folder(tiny_values):
-    result = train(combine(tiny_values))
-    run = RunFolder.open(result.run)
+def test_a_run_leaves_everything_in_its_folder(reference):
+    result, run = reference, RunFolder.open(reference.run)
     assert effective_state(run.status()) == "finished"
     assert [row["step"] for row in run.metrics() if row.get("loss") is not None] == [1, 2, 3, 4]
     assert [row["loss"] for row in run.metrics() if row.get("loss") is not None] == result.losses
@@ -59,8 +58,8 @@ def test_a_run_leaves_everything_in_its_folder(tiny_values):
     assert result.supervised_tokens_per_s > 0 and result.peak_bytes > 0
 
 
-def test_a_repeated_run_gives_the_same_losses_and_adapter(tiny_values):
-    first, second = train(combine(tiny_values)), train(combine(tiny_values))
+def test_a_repeated_run_gives_the_same_losses_and_adapter(tiny_values, reference):
+    first, second = reference, train(combine(tiny_values))
     assert first.losses == second.losses
     name = "adapter_model.safetensors"
     assert (first.adapter / name).read_bytes() == (second.adapter / name).read_bytes()
@@ -69,8 +68,7 @@ def test_a_repeated_run_gives_the_same_losses_and_adapter(tiny_values):
 # How a step is cut into micro-batches is float32 summation order, nothing else: 1e-5 bounds four steps of it.
 @pytest.mark.parametrize("cut", [(1, 4), (4, 1)])
 @pytest.mark.parametrize("packing", ["on", "off"])
-def test_how_a_step_is_cut_does_not_matter(tiny_values, cut, packing):
-    reference = train(combine(tiny_values))
+def test_how_a_step_is_cut_does_not_matter(tiny_values, reference, cut, packing):
     batch_size, accumulation = cut
     training = {"batch_size": batch_size, "accumulation": accumulation, "packing": packing}
     other = train(overlay(tiny_values, training=training))
@@ -78,8 +76,7 @@ def test_how_a_step_is_cut_does_not_matter(tiny_values, cut, packing):
     assert other.heldout_loss_after == pytest.approx(reference.heldout_loss_after, abs=1e-5)
 
 
-def test_checkpointing_gives_the_same_run(tiny_values):
-    reference = train(combine(tiny_values))
+def test_checkpointing_gives_the_same_run(tiny_values, reference):
     other = train(overlay(tiny_values, training={"checkpointing": "on"}))
     assert other.losses == pytest.approx(reference.losses, abs=1e-6)
 

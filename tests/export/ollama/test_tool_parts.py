@@ -1,5 +1,7 @@
 """Tools in Ollama's language: what is found around them, what is proven, and what is left out with its reason."""
 
+import functools
+
 import pytest
 
 from hasten.data.named_templates import named_template
@@ -30,14 +32,20 @@ HEADED = (  # tools in the first question, results as JSON, one call a turn
 )
 
 
+@functools.cache
+def translated(template):
+    """The encoder of a template and its translation: once for all tests of it."""
+    encoder = encoder_of(template)
+    return encoder, translate(encoder)
+
+
 def made_of(template, messages, tools=None, think=None):
     return ollama_prompt(GoTemplate(template), messages, tools, think)
 
 
 @pytest.mark.parametrize("name", ["chatml", "qwen-2.5", "qwen-3", "llama-3.1"])
 def test_named_templates_with_tools(name):
-    encoder = encoder_of(named_template(name)[0])
-    made = translate(encoder)
+    encoder, made = translated(named_template(name)[0])
     assert "$.Tools" in made.template and ".ToolCalls" in made.template
     tried = len(list(with_tools(CONTENTS))) + (len(list(with_thinking())) if name == "qwen-3" else 0)
     refused = 20 if name == "llama-3.1" else 0  # two calls a turn, or fewer
@@ -48,7 +56,7 @@ def test_named_templates_with_tools(name):
 
 
 def test_a_loop_of_calls_is_written_as_qwen_does_but_for_jsons_spelling():
-    template = translate(encoder_of(named_template("qwen-2.5")[0])).template
+    template = translated(named_template("qwen-2.5")[0])[1].template
     text = made_of(template, LOOP, TOOLS)
     assert (
         '<tools>\n{"type":"function","function":{"name":"weather","description":"Does weather.","parameters":{"type":'
@@ -78,7 +86,7 @@ def test_tools_in_the_first_question():
 
 def test_the_first_text_under_calls_is_their_mark():
     """Ollama finds calls in an answer by the first text under `if .ToolCalls`."""
-    template = translate(encoder_of(named_template("qwen-3")[0])).template
+    template = translated(named_template("qwen-3")[0])[1].template
     before, _, inside = template.partition("{{ if .ToolCalls }}")
     assert inside.startswith('{{ range $n, $_ := .ToolCalls }}{{ if eq $n 0 }}<tool_call>\n{"name": "{{ else }}')
     assert "if .ToolCalls" not in before and "and .ToolCalls" not in before
@@ -103,7 +111,7 @@ def test_tools_that_are_not_translated_are_left_out_with_the_reason(old, new, re
         "{\"name\": \"{{ call['function']['name'] }}\", \"arguments\": {{ call['function']['arguments'] | tojson }}"
         "{{ '}' }}{% endfor %}</s>{% endif %}{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
     )
-    assert "$.Tools" in translate(encoder_of(template)).template
+    assert "$.Tools" in translated(template)[1].template
     assert old in template
     made = translate(encoder_of(template.replace(old, new)))
     assert made.proven == PLAIN
@@ -126,8 +134,8 @@ def test_tools_that_are_not_translated_are_left_out_with_the_reason(old, new, re
     ],
 )
 def test_a_fault_in_what_is_around_tools_is_found(old, new):
-    encoder = encoder_of(named_template("qwen-3")[0])
-    template = translate(encoder).template
+    encoder, made = translated(named_template("qwen-3")[0])
+    template = made.template
     assert old in template
     with pytest.raises(CapabilityError, match="would become"):
         prove(encoder, template.replace(old, new, 1))
