@@ -22,8 +22,8 @@ def test_rows_are_real_unique_and_of_bearable_length(rows):
     assert len(set(answers)) == len(answers)
     assert all(80 <= len(answer) <= 900 for answer in answers)
     assert all(set(row) == {"question", "answer"} for row in rows)
-    dumps = next(row for row in rows if row["question"] == "What does the Python function `shutil.rmtree` do?")
-    assert dumps["answer"].startswith("Recursively delete a directory tree.")
+    merge = next(row for row in rows if row["question"] == "What does the Python function `heapq.merge` do?")
+    assert merge["answer"].startswith("Merge multiple sorted inputs into a single sorted output.")
 
 
 def test_the_same_rows_in_the_same_order(rows):
