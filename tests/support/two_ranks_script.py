@@ -1,4 +1,4 @@
-"""Trains the tiny model for two epochs in each layout and writes losses and weights; torchrun starts it once per rank."""
+"""Trains the tiny model for two epochs in each layout, writes losses and weights; torchrun starts it once per rank."""
 
 import json
 import sys
