@@ -28,6 +28,17 @@ def rows(tmp_path):
     return path
 
 
+@pytest.fixture
+def shallow(demo_model_folder, tmp_path):
+    """The embedded model's first four layers of thirty: its widths and tokenizer, in a third of the time."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder = tmp_path / "shallow"
+    AutoModelForCausalLM.from_pretrained(demo_model_folder, num_hidden_layers=4).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(demo_model_folder).save_pretrained(folder)
+    return folder
+
+
 def losses(text):
     return [float(value) for value in re.findall(r"'loss': '?([0-9.]+)", text)]
 
@@ -38,10 +49,11 @@ def run(command, folder):
     return done
 
 
-def test_the_same_check_both_ways(rows, tmp_path):
-    ours = run([sys.executable, EXAMPLES / "spark_check.py", rows, "3"], tmp_path)
+def test_the_same_check_both_ways(rows, shallow, tmp_path):
+    arguments = rows, "3", shallow
+    ours = run([sys.executable, EXAMPLES / "spark_check.py", *arguments], tmp_path)
     theirs = run(
-        [sys.executable, "-m", "hasten", "run", "--json", EXAMPLES / "spark_check_unsloth.py", rows, "3"], tmp_path
+        [sys.executable, "-m", "hasten", "run", "--json", EXAMPLES / "spark_check_unsloth.py", *arguments], tmp_path
     )
     first, second = losses(ours.stdout), losses(theirs.stderr)
     assert len(set(first)) == 3 and first == second
