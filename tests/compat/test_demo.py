@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 pytestmark = pytest.mark.slow
@@ -44,19 +46,27 @@ def losses(text):
 
 
 def run(command, folder):
+    folder.mkdir()
     done = subprocess.run(command, capture_output=True, text=True, cwd=folder, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     return done
 
 
+def trained(folder):
+    return load_file(folder / "outputs" / "checkpoint-3" / "adapter_model.safetensors")
+
+
 def test_the_same_check_both_ways(rows, shallow, tmp_path):
-    arguments = rows, "3", shallow
-    ours = run([sys.executable, EXAMPLES / "spark_check.py", *arguments], tmp_path)
-    theirs = run(
-        [sys.executable, "-m", "hasten", "run", "--json", EXAMPLES / "spark_check_unsloth.py", *arguments], tmp_path
-    )
+    """The same losses, and the same adapters bit by bit, after three steps, of which the first has a rate of zero."""
+    arguments, folders = (rows, "3", shallow), (tmp_path / "ours", tmp_path / "theirs")
+    ours = run([sys.executable, EXAMPLES / "spark_check.py", *arguments], folders[0])
+    command = [sys.executable, "-m", "hasten", "run", "--json", EXAMPLES / "spark_check_unsloth.py", *arguments]
+    theirs = run(command, folders[1])
     first, second = losses(ours.stdout), losses(theirs.stderr)
-    assert len(set(first)) == 3 and first == second
+    assert len(first) == 3 and len(set(first)) > 1 and first == second
+    one, other = map(trained, folders)
+    assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+    assert all(value.any() for name, value in one.items() if "lora_B" in name)
     assert "parameters trained" in ours.stderr
     result = json.loads(theirs.stdout)
     assert result["ok"] is True and result["metrics"]["train_runtime"] > 0
@@ -75,7 +85,6 @@ def test_the_examples_differ_in_imports_only():
 
 
 def test_merged_equals_live(tmp_path):
-    import torch
     from transformers import AutoModelForCausalLM
 
     from compat.conftest import moved
