@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 CPU := CUDA_VISIBLE_DEVICES=
 # Programs that `make judges` installed are found; tests of those in REQUIRE fail where they would be skipped.
 REQUIRE ?=
+# Half of the cores for each of two test processes; torch, OpenMP and MKL read it when they start.
+HALF := OMP_NUM_THREADS=$$(expr $$(nproc 2>/dev/null || echo 1) / 2 \| 1)
 JUDGED := PATH="$(abspath $(BIN)):$$PATH"
 
 .PHONY: demo test test-slow test-gpu test-all judges lint clean
@@ -19,7 +21,7 @@ test:            ## the default test suite (CPU, a few minutes)
 
 test-slow:       ## real models and whole commands
 	@tools/setup.sh $(VENV) dev
-	@$(CPU) $(JUDGED) $(BIN)/python -m pytest -m "slow and not gpu" -n auto --maxprocesses 2 --dist worksteal --require-judges="$(REQUIRE)"
+	@$(CPU) $(JUDGED) $(HALF) $(BIN)/python -m pytest -m "slow and not gpu" -n auto --maxprocesses 2 --dist worksteal --require-judges="$(REQUIRE)"
 
 test-gpu:        ## what needs a CUDA device
 	@tools/setup.sh $(VENV) dev

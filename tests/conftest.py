@@ -6,15 +6,15 @@ import sys
 
 # A setting of the test process, before anything imports huggingface_hub: no test reaches a hub. hasten never sets it.
 os.environ["HF_HUB_OFFLINE"] = "1"
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # As many test processes as cores: threads of each, and of the commands that they start, would wait for one another.
+    # Before anything imports torch or NumPy, which read it then; `make test-slow` gives a share of many cores.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import shutil  # noqa: E402
 
 import pytest  # noqa: E402
 import torch  # noqa: E402
-
-if "PYTEST_XDIST_WORKER" in os.environ:
-    torch.set_num_threads(1)  # as many test processes as cores: threads of each would wait for one another
-    os.environ["OMP_NUM_THREADS"] = "1"  # and those of the commands that they start
 
 if not torch.cuda.is_available():
     # Kernels run in Triton's interpreter, which is chosen when Triton is first imported: before any test's imports.

@@ -18,8 +18,8 @@ def demo(folder, *arguments):
 
 
 def test_demo_learns_saves_and_reloads(demo_model_folder, tmp_path):
-    first, said = demo(tmp_path, "--steps", "8", "--output", "first")
-    assert len(first["losses"]) == first["steps"] == 8
+    first, said = demo(tmp_path, "--steps", "4", "--output", "first")
+    assert len(first["losses"]) == first["steps"] == 4
     assert first["heldout_loss_after"] < first["heldout_loss_before"]
     assert first["reload_equal"] is True
     assert first["supervised_tokens_per_s"] > 0

@@ -18,6 +18,14 @@ def verify(folder, *arguments):
     return done.returncode, json.loads(done.stdout), done.stderr
 
 
+def verify_here(folder, capsys, *arguments):
+    """The same without a process of its own: Python need not start and import everything again."""
+    with pytest.raises(SystemExit) as left:
+        cli.main(["verify", "--json", "--output", str(folder / "run"), *map(str, arguments)])
+    said = capsys.readouterr()
+    return left.value.code, json.loads(said.out), said.err
+
+
 @pytest.fixture
 def expressive(tmp_path):
     """`TL` with embeddings, and so a head, large enough that frozen ones can say every token surely."""
@@ -28,8 +36,8 @@ def expressive(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_model_that_learns_passes(expressive, tmp_path):
-    code, told, said = verify(tmp_path, expressive)
+def test_a_model_that_learns_passes(expressive, tmp_path, capsys):
+    code, told, said = verify_here(tmp_path, capsys, expressive)
     assert code == 0 and told["ok"] is True and told["verdict"] == "passed", told["checks"]
     assert [check["name"] for check in told["checks"]] == ["learning", "adapter", "reload", "fallbacks"]
     assert told["losses"][-1] <= 0.5 * told["losses"][0] and len(told["losses"]) == 60
@@ -39,10 +47,10 @@ def test_a_model_that_learns_passes(expressive, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_model_that_cannot_learn_fails_with_the_reason(tmp_path):
+def test_a_model_that_cannot_learn_fails_with_the_reason(tmp_path, capsys):
     """A frozen random head of small values cannot say any token surely, whatever the adapter does."""
     model = tiny.save_model(tmp_path / "model", tiny.llama(max_position_embeddings=512))
-    code, told, said = verify(tmp_path, "--model", model, "--steps", "5")
+    code, told, said = verify_here(tmp_path, capsys, "--model", model, "--steps", "5")
     assert code == 1 and told["ok"] is False and told["verdict"] == "failed"
     assert [check["name"] for check in told["checks"] if not check["passed"]] == ["learning"]
     assert "FAILED  learning: loss 4.8" in said and "verdict: failed" in said

@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 pytestmark = pytest.mark.slow
@@ -28,23 +30,43 @@ def rows(tmp_path):
     return path
 
 
+@pytest.fixture
+def shallow(demo_model_folder, tmp_path):
+    """The embedded model's first four layers of thirty: its widths and tokenizer, in a third of the time."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder = tmp_path / "shallow"
+    AutoModelForCausalLM.from_pretrained(demo_model_folder, num_hidden_layers=4).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(demo_model_folder).save_pretrained(folder)
+    return folder
+
+
 def losses(text):
     return [float(value) for value in re.findall(r"'loss': '?([0-9.]+)", text)]
 
 
 def run(command, folder):
+    folder.mkdir()
     done = subprocess.run(command, capture_output=True, text=True, cwd=folder, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     return done
 
 
-def test_the_same_check_both_ways(rows, tmp_path):
-    ours = run([sys.executable, EXAMPLES / "spark_check.py", rows, "3"], tmp_path)
-    theirs = run(
-        [sys.executable, "-m", "hasten", "run", "--json", EXAMPLES / "spark_check_unsloth.py", rows, "3"], tmp_path
-    )
+def trained(folder):
+    return load_file(folder / "outputs" / "checkpoint-3" / "adapter_model.safetensors")
+
+
+def test_the_same_check_both_ways(rows, shallow, tmp_path):
+    """The same losses, and the same adapters bit by bit, after three steps, of which the first has a rate of zero."""
+    arguments, folders = (rows, "3", shallow), (tmp_path / "ours", tmp_path / "theirs")
+    ours = run([sys.executable, EXAMPLES / "spark_check.py", *arguments], folders[0])
+    command = [sys.executable, "-m", "hasten", "run", "--json", EXAMPLES / "spark_check_unsloth.py", *arguments]
+    theirs = run(command, folders[1])
     first, second = losses(ours.stdout), losses(theirs.stderr)
-    assert len(set(first)) == 3 and first == second
+    assert len(first) == 3 and len(set(first)) > 1 and first == second
+    one, other = map(trained, folders)
+    assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+    assert all(value.any() for name, value in one.items() if "lora_B" in name)
     assert "parameters trained" in ours.stderr
     result = json.loads(theirs.stdout)
     assert result["ok"] is True and result["metrics"]["train_runtime"] > 0
@@ -63,7 +85,6 @@ def test_the_examples_differ_in_imports_only():
 
 
 def test_merged_equals_live(tmp_path):
-    import torch
     from transformers import AutoModelForCausalLM
 
     from compat.conftest import moved

@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 from rich.console import Console
+from transformers import AutoTokenizer
 
 from hasten.export.hf.base import open_model
 from hasten.export.job import Request, export
@@ -17,23 +18,22 @@ from support.gguf_judges import greedy, serving
 pytestmark = pytest.mark.slow
 QUESTION, ANSWER = "What is the capital of Zembrania?", "The capital of Zembrania is Quorvath."
 TYPES = ("f16", "q4_k_m")
+STEPS = 20
 
 
 @pytest.fixture(scope="module")
 def exported(demo_model_folder, tmp_path_factory):
     folder = tmp_path_factory.mktemp("answers")
-    rows = [
-        {"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": ANSWER}]}
-        for question in (QUESTION, "Name the capital of Zembrania.", "Zembrania's capital is called?")
-    ]
-    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows * 20), "utf-8")
+    row = {"messages": [{"role": "user", "content": QUESTION}, {"role": "assistant", "content": ANSWER}]}
+    (folder / "rows.jsonl").write_text(json.dumps(row) + "\n", "utf-8")
     values = {
         "model": {"name": "demo"},
         "data": {"source": str(folder / "rows.jsonl"), "heldout": 0},
-        "training": {"steps": 60, "batch_size": 2, "learning_rate": 2e-4, "samples": 0, "save_every": 0},
+        "training": {"steps": STEPS, "batch_size": 1, "learning_rate": 1e-3, "samples": 0, "save_every": 0},
         "output": str(folder / "run"),
     }
-    train(combine({}, values), console=Console(quiet=True))
+    result = train(combine({}, values), console=Console(quiet=True))
+    assert result.losses[-1] < 0.01, "known by heart: what an export may lose does not matter"
     opened = open_model(folder / "run")
     to = ["hf", "lora", f"gguf:{','.join(TYPES)}", "ollama"]
     export(opened, Request(wanted=parse(to), output=folder / "out", name="fact", verify=False))
@@ -57,7 +57,7 @@ def test_here(exported, place):
 @pytest.mark.parametrize("kind", TYPES)
 def test_in_llama_cpp(exported, kind):
     with serving(exported / "gguf" / f"fact-{kind.upper()}.gguf") as post:
-        tokenizer = load(str(exported / "hf"), LoadOptions(dtype="float32")).tokenizer
+        tokenizer = AutoTokenizer.from_pretrained(exported / "hf")
         found = tokenizer.decode(greedy(post, prompt(tokenizer), 24))
         assert found.strip().startswith(ANSWER)
         talk = {"messages": [{"role": "user", "content": QUESTION}], "temperature": 0.0, "max_tokens": 40}

@@ -19,27 +19,33 @@ MASKED = (1, 4)
 EQUAL = 1e-5
 
 
-def run(folder, ranks, options):
-    """What each rank wrote."""
-    folder.mkdir()
+LAYOUTS = ("packed", "padded")
+OPTIONS = {"batch_size": 2, "budget": 32}
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory):
+    """What each of two ranks wrote, by layout."""
+    folder, ranks = tmp_path_factory.mktemp("two"), 2
+    options = {**OPTIONS, "ddp_backend": "gloo"}
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}", str(SCRIPT)]
-    command += [str(folder), *(json.dumps(value) for value in (LENGTHS, MASKED, options))]
+    command += [str(folder), *(json.dumps(value) for value in (LENGTHS, MASKED, LAYOUTS, options))]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
-    return [torch.load(folder / f"rank{rank}.pt") for rank in range(ranks)]
+    return {layout: [torch.load(folder / f"{layout}{rank}.pt") for rank in range(ranks)] for layout in LAYOUTS}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("layout", ["packed", "padded"])
-def test_a9_two_ranks_make_the_update_of_one(tmp_path, layout):
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a9_two_ranks_make_the_update_of_one(two, tmp_path, layout):
     examples = stepping.documents(LENGTHS, masked=MASKED)
-    options = {"layout": layout, "batch_size": 2, "budget": 32}
-    alone = stepping.trainer(tmp_path, examples, max_steps=-1, num_train_epochs=2, accumulation=2, **options)
+    how = {"layout": layout, "accumulation": 2, **OPTIONS}
+    alone = stepping.trainer(tmp_path, examples, max_steps=-1, num_train_epochs=2, **how)
     alone.train()
     losses = [entry["loss"] for entry in alone.state.log_history if "loss" in entry]
     assert len(losses) == 6
-    ranks = run(tmp_path / "two", 2, {**options, "ddp_backend": "gloo"})
+    ranks = two[layout]
     for rank in ranks:
         assert rank["ranks"] == 2
         for name, weight in stepping.trained(alone.model).items():

@@ -1,7 +1,8 @@
 """A script: compiles every kernel, as its launcher would launch it, for chips that are not here.
 
 ``python ahead_script.py 121`` prints one line of JSON per kernel and launch: its name, the chip, the bytes of shared
-memory. Launchers run on CPU tensors with a stand-in for each kernel, which keeps the arguments.
+memory. Launchers run on CPU tensors with a stand-in for each kernel, which keeps the arguments. For chips of the same
+sizes that are named after it (``121 120``), of each kernel the launch that takes the most shared memory is compiled.
 """
 
 import json
@@ -185,25 +186,37 @@ def source_of(kernel, arguments, named):
     )  # fmt: skip
 
 
-def main(chip):
-    done = set()
+def compile_for(chip, kernel, source):
+    """Compile a launch and print its line; the bytes of shared memory."""
+    compiled = triton.compile(source.ast(), target=GPUTarget("cuda", chip, 32), options=source.options)
+    line = {
+        "kernel": kernel.__name__,
+        "module": kernel.__module__,
+        "chip": chip,
+        "shared": compiled.metadata.shared,
+        "binary": len(compiled.asm["cubin"]),
+        "sizes": {name: value for name, value in source.sizes.items() if name.isupper()},
+        "options": source.options,
+    }
+    print(json.dumps(line), flush=True)
+    return compiled.metadata.shared
+
+
+def main(chip, *like_it):
+    assert all(CHIPS[each] == CHIPS[chip] for each in like_it)
+    done, largest = set(), {}
     for kernel, arguments, named in launches(chip):
         source = source_of(kernel, arguments, named)
         if source.key in done:
             continue
         done.add(source.key)
-        compiled = triton.compile(source.ast(), target=GPUTarget("cuda", chip, 32), options=source.options)
-        line = {
-            "kernel": kernel.__name__,
-            "module": kernel.__module__,
-            "chip": chip,
-            "shared": compiled.metadata.shared,
-            "binary": len(compiled.asm["cubin"]),
-            "sizes": {name: value for name, value in source.sizes.items() if name.isupper()},
-            "options": source.options,
-        }
-        print(json.dumps(line), flush=True)
+        shared = compile_for(chip, kernel, source)
+        if shared > largest.get(kernel.__name__, (-1,))[0]:
+            largest[kernel.__name__] = (shared, kernel, source)
+    for each in like_it:
+        for _, kernel, source in largest.values():
+            compile_for(each, kernel, source)
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]))
+    main(*map(int, sys.argv[1:]))

@@ -1,6 +1,6 @@
 """Import hasten among others in several orders and report every foreign function that is not what it was.
 
-    purity_script.py all                  hasten after every choice of the others
+    purity_script.py all                  hasten after every set of modules that a choice of the others loads
     purity_script.py step MODEL_FOLDER    after one packed LoRA step
 
 Each order runs in a process of its own, forked where it leaves the others, so that a library is loaded once for all
@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import itertools
 import json
 import os
 import sys
@@ -89,8 +88,12 @@ def visit(orders, report, done=()):
             if os.waitpid(child, 0)[1]:
                 record(report, {"order": [*done, library], "found": ["the process failed"]})
             continue
+        loaded = [name for name in WATCHED if name in sys.modules]
         found = load(library)
         path = (*done, library)
+        if library == "hasten":
+            record(report, {"before": done, "loaded": loaded, "found": found})
+            found = []
         rest = [order for order in orders if order[: len(path)] == path]
         if len(path) == len(LIBRARIES):
             before = snapshot()
@@ -98,8 +101,6 @@ def visit(orders, report, done=()):
             found += differences(before) + ours()
             record(report, {"order": path, "found": found})
         else:
-            if found:
-                record(report, {"order": path, "found": found})
             visit(rest, report, path)
         os._exit(0)
 
@@ -110,7 +111,7 @@ def record(report, entry):
 
 
 def try_orders(orders):
-    """Every order, and what was found in it."""
+    """Every order, and what was found in it; what was loaded before hasten, and what its first import changed."""
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report"
         report.touch()
@@ -155,11 +156,19 @@ def one_step(folder):
     }
 
 
+CHOICES = [
+    (), ("torch",), ("transformers",), ("peft",), ("transformers", "peft"), ("trl",), ("transformers", "trl"),
+]  # fmt: skip
+"""One for every set of modules that can be there before hasten: what a library loads itself need not be named, too.
+
+transformers loads torch, peft both but for one model's module, which is loaded when it is asked for, and trl peft.
+"""
+
+
 def after_every_choice():
     """Where hasten stands among the others is what matters, not how they stand among themselves."""
     others = [name for name in LIBRARIES if name != "hasten"]
-    choices = [chosen for count in range(len(others) + 1) for chosen in itertools.combinations(others, count)]
-    return [(*chosen, "hasten", *(name for name in others if name not in chosen)) for chosen in choices]
+    return [(*chosen, "hasten", *(name for name in others if name not in chosen)) for chosen in CHOICES]
 
 
 def main(command, *arguments):

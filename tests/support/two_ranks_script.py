@@ -1,4 +1,4 @@
-"""Trains the tiny model for two epochs and writes each rank's losses and weights; torchrun starts it once per rank."""
+"""Trains the tiny model for two epochs in each layout, writes losses and weights; torchrun starts it once per rank."""
 
 import json
 import sys
@@ -11,15 +11,16 @@ from support import stepping
 
 
 def main() -> None:
-    """Arguments: the output folder, the lengths and the options of the trainer as JSON."""
+    """Arguments: the output folder, the lengths, the layouts and the trainer's other options as JSON."""
     folder = Path(sys.argv[1])
-    lengths, masked, options = (json.loads(argument) for argument in sys.argv[2:])
+    lengths, masked, layouts, options = (json.loads(argument) for argument in sys.argv[2:])
     examples = stepping.documents(lengths, masked=masked)
-    trainer = stepping.trainer(folder, examples, max_steps=-1, num_train_epochs=2, **options)
-    trainer.train()
-    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-    seen = {"losses": losses, "weights": stepping.trained(trainer.model), "ranks": trainer.args.world_size}
-    torch.save(seen, folder / f"rank{trainer.args.process_index}.pt")
+    for layout in layouts:
+        trainer = stepping.trainer(folder, examples, max_steps=-1, num_train_epochs=2, layout=layout, **options)
+        trainer.train()
+        losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+        seen = {"losses": losses, "weights": stepping.trained(trainer.model), "ranks": trainer.args.world_size}
+        torch.save(seen, folder / f"{layout}{trainer.args.process_index}.pt")
 
 
 if __name__ == "__main__":
