@@ -17,7 +17,7 @@ demo:            ## the main job: train the embedded model on real rows, save, r
 
 test:            ## the default test suite (CPU, a few minutes)
 	@tools/setup.sh $(VENV) dev
-	@$(CPU) $(JUDGED) $(BIN)/python -m pytest -m "not slow and not gpu" -n auto --maxprocesses 4 --require-judges="$(REQUIRE)"
+	@$(CPU) $(JUDGED) $(BIN)/python -m pytest -m "not slow and not gpu" -n auto --maxprocesses 4 --dist worksteal --require-judges="$(REQUIRE)"
 
 test-slow:       ## real models and whole commands
 	@tools/setup.sh $(VENV) dev
