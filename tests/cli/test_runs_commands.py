@@ -66,6 +66,21 @@ def test_show_for_programs_is_one_object(root):
     assert value["header"][0]["fallback"] is True
 
 
+def test_show_says_what_a_later_job_fell_back_to(root):
+    folder = RunFolder.open(root / "one")
+    same = {"part": "norm", "choice": "torch", "why": "no [GPU]", "fallback": True}
+    other = {"part": "kernels", "choice": "plain torch", "why": "no compiler", "fallback": True}
+    folder.log_resumption({"checkpoint": "checkpoint-4", "header": [same, {**other, "fallback": False}]})
+    folder.log_resumption({"checkpoint": None, "header": [other, "damaged"]})
+    text = call("show", "one", "--runs", str(root)).stdout
+    assert text.count("norm: torch (no [GPU])") == 1 and text.count("kernels: plain torch (no compiler)") == 1
+    again = [line for line in text.splitlines() if line.startswith("again")]
+    assert [line.rpartition(": ")[2] for line in again] == ["from checkpoint-4", "from the beginning"]
+    value = json.loads(call("show", "one", "--runs", str(root), "--json").stdout)
+    assert [job["checkpoint"] for job in value["resumed"]] == ["checkpoint-4", None]
+    assert value["resumed"][0]["time"] <= value["resumed"][1]["time"]
+
+
 def test_show_works_on_a_run_with_a_damaged_status(root):
     (root / "one" / "status.json").write_text("{")
     assert "unreadable" in call("show", "one", "--runs", str(root)).stdout

@@ -111,6 +111,9 @@ def test_resume_equals_a_straight_run(tiny_values, tmp_path, monkeypatch, init):
     )
     second = train(config, resume=True)
     assert first.losses + second.losses == straight.losses
+    (again,) = RunFolder.open(second.run).resumptions()
+    assert again["checkpoint"] == "checkpoint-3" and again["left_out"] == ["checkpoint-5"]
+    assert {"device", "modules"} <= {line["part"] for line in again["header"]} and again["hardware"]["cores"] >= 1
     names = ["adapter_model.safetensors", *(["adapter_beginning.safetensors"] if init == "loftq" else [])]
     for name in names:
         assert (second.adapter / name).read_bytes() == (straight.adapter / name).read_bytes()

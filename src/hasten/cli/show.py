@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import typer
@@ -43,15 +44,29 @@ def command(
     page = write_page(folder)
     output.say(f"page   {page}")
     header = folder.record().get("header", [])
-    result = None if summary.reason else folder.result()
+    again, result = ([], None) if summary.reason else (folder.resumptions(), folder.result())
     output.result(
-        {"ok": True, **summary.as_dict(), "message": message, "header": header, "result": result, "page": str(page)}
+        {
+            "ok": True,
+            **summary.as_dict(),
+            "message": message,
+            "header": header,
+            "resumed": again,
+            "result": result,
+            "page": str(page),
+        }
     )
 
 
 def _message(folder: RunFolder, summary: RunSummary) -> str:
     status = None if summary.reason else folder.status()
     return "" if status is None else status.message
+
+
+def _fallbacks(job: Mapping[str, Any]) -> list[str]:
+    header = job.get("header")
+    rows = [row for row in header if isinstance(row, dict)] if isinstance(header, list) else []
+    return [f"{row.get('part')}: {row.get('choice')} ({row.get('why')})" for row in rows if row.get("fallback")]
 
 
 def _say(output: Output, folder: RunFolder, summary: RunSummary, message: str) -> None:
@@ -64,9 +79,11 @@ def _say(output: Output, folder: RunFolder, summary: RunSummary, message: str) -
     output.say(f"loss   {losses(summary)}")
     if summary.reason:
         return
-    for row in folder.record().get("header", []):
-        if isinstance(row, dict) and row.get("fallback"):
-            output.say(f"note   {row.get('part')}: {row.get('choice')} ({row.get('why')})")
+    again = folder.resumptions()
+    for job in again:
+        output.say(f"again  {job.get('time')}: from {job.get('checkpoint') or 'the beginning'}")
+    for line in dict.fromkeys(line for job in (folder.record(), *again) for line in _fallbacks(job)):
+        output.say(f"note   {line}")
     rows = [row for row in folder.metrics() if "loss" in row]
     if rows:
         ends = (rows[0].get("step", 1), rows[-1].get("step", len(rows)))

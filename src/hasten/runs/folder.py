@@ -28,6 +28,7 @@ from hasten.runs.status import SCHEMA_VERSION, Status, check_version, parse, rea
 RECORD = "run.json"
 METRICS = "metrics.jsonl"
 SAMPLES = "samples.jsonl"
+RESUMED = "resumed.jsonl"
 STATUS = "status.json"
 RESULT = "result.json"
 ERROR = "error.txt"
@@ -224,6 +225,18 @@ class RunFolder:
         """
         self._append(SAMPLES, plain(sample))
 
+    def log_resumption(self, what: Mapping[str, Any]) -> None:
+        """Append what a job that goes on with this run has found and decided: its machine may be another.
+
+        Args:
+            what: checkpoint, left_out, header, versions, hardware and so on. The time is added here.
+
+        Raises:
+            StorageError: it could not be written.
+        """
+        now = datetime.now(UTC).isoformat(timespec="milliseconds")
+        self._append(RESUMED, plain({**what, "time": now}))
+
     def write_result(self, result: Mapping[str, Any]) -> None:
         """Write the final figures; `StorageError` when that fails."""
         write_json(self.path / RESULT, plain(result))
@@ -283,6 +296,10 @@ class RunFolder:
     def samples(self) -> list[dict[str, Any]]:
         """The answers logged so far, in the order they were written; `RunError` when the file cannot be read."""
         return list(_read_lines(self.path / SAMPLES))
+
+    def resumptions(self) -> list[dict[str, Any]]:
+        """What each job that went on with the run found, the oldest first; `RunError` when the file cannot be read."""
+        return list(_read_lines(self.path / RESUMED))
 
     def result(self) -> dict[str, Any] | None:
         """The final figures, or None while there are none; `RunError` when the file is damaged."""

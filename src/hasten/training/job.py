@@ -12,7 +12,7 @@ import math
 import os
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -172,11 +172,12 @@ def train(
     run_control.take(run)  # a request to an earlier job in this folder is not one to this job
     with StatusWriter(run.status_file) as status, _recorded_failure(run), job_signals(run, console):
         decisions = _decisions(job)
+        made = record.make(job.config, job.hardware, job.memory, decisions, job.data_hash, job.loaded, command)
         if not resume:
-            made = record.make(job.config, job.hardware, job.memory, decisions, job.data_hash, job.loaded, command)
             run.write_record({**made, "data": job.training.report.as_dict()})
         _print_header(console, run, decisions, job)
-        result = _run(job, run, status, console, started, resume)
+        checkpoint = _resume(run, console, made) if resume else None
+        result = _run(job, run, status, console, started, checkpoint)
         run.write_result(result.as_dict())
         status.close("stopped" if result.stopped else "finished", "")
     return result
@@ -415,16 +416,24 @@ def _data_lines(job: Job) -> list[str]:
     return [*lines, *steps_report(training.documents, job.rows, steps)]
 
 
-def _run(job: Job, run: RunFolder, status: StatusWriter, console: Console, started: float, resume: bool) -> Result:
+def _resume(run: RunFolder, console: Console, made: Mapping[str, Any]) -> Path | None:
+    """The checkpoint to go on from, said and stored with what this job has decided."""
+    checkpoint = last_checkpoint(run.checkpoints)
+    left = left_out(run.checkpoints, checkpoint)
+    taken = checkpoint.name if checkpoint else None
+    run.log_resumption({"checkpoint": taken, "left_out": left, **{name: made[name] for name in record.OF_A_JOB}})
+    for name in left:
+        console.print(f"{name} is not whole: left out", highlight=False)
+    console.print(f"continued from {taken}" if taken else "no complete checkpoint: it begins again", highlight=False)
+    return checkpoint
+
+
+def _run(
+    job: Job, run: RunFolder, status: StatusWriter, console: Console, started: float, checkpoint: Path | None
+) -> Result:
     settings = job.config.training
     trainer = make_trainer(job, run.checkpoints)
     total = trainer_steps(trainer)
-    checkpoint = last_checkpoint(run.checkpoints) if resume else None
-    if resume:
-        for name in left_out(run.checkpoints, checkpoint):
-            console.print(f"{name} is not whole: left out", highlight=False)
-        found = f"continued from {checkpoint.name}" if checkpoint else "no complete checkpoint: it begins again"
-        console.print(found, highlight=False)
     before = _heldout_loss(trainer, run, console, "before", 0)
     _sample(job, run, "before", 0)
     requests = Requests(run, status)

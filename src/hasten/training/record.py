@@ -63,6 +63,10 @@ def make(
     }
 
 
+OF_A_JOB = ("hasten", "command", "versions", "hardware", "memory", "header")
+"""What may be another for a job that goes on with the run."""
+
+
 def versions() -> dict[str, str]:
     """Python's and the installed packages' versions."""
     found = {"python": platform.python_version()}
