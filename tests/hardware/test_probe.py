@@ -95,8 +95,8 @@ def test_peak_memory_of_a_cpu_job_is_in_bytes_and_grows():
     import psutil
 
     before = peak_bytes(cpu)
-    # In bytes, not in KiB or pages: at least what is resident now. Linux adds up three counters (file, anonymous, shared)
-    # for the peak, each known to within a batch of pages on each core: 32 of them, or twice the cores.
+    # In bytes, not in KiB or pages: at least what is resident now. Linux adds up three counters (file, anonymous,
+    # shared), each known to within a batch of pages on each core: 32 of them, or twice the cores.
     cores = os.cpu_count() or 1
     uncounted = 3 * cores * max(32, 2 * cores) * mmap.PAGESIZE
     assert before >= psutil.Process().memory_info().rss - uncounted
