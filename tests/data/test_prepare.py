@@ -352,7 +352,7 @@ def test_split_depends_on_the_seed_alone():
 
 
 def test_too_few_rows_to_hold_any_out():
-    with pytest.raises(DataError, match="data.heldout: 20 of 20 rows.*Lower it"):
+    with pytest.raises(DataError, match="data.heldout: 20 of 20 rows.*Lower it, say to 2."):
         split(ROWS, DataSettings(heldout=20))
 
 

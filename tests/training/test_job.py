@@ -166,7 +166,7 @@ def test_an_adapter_folder_continues_training(tiny_values):
         ({"lora": {"targets": ["q_proj", "v_prj"]}}, ConfigErrors, "'v_prj'", "'v_proj'"),
         ({"training": {"steps": -1}}, ConfigErrors, "training.steps: -1", "Raise it"),
         ({"training": {"steps": 0, "epochs": 0.0}}, ConfigError, "0, as is training.steps", "Set one of them"),
-        ({"data": {"heldout": 12}}, DataError, "12 of 12 rows", "Lower it"),
+        ({"data": {"heldout": 12}}, DataError, "12 of 12 rows", "Lower it, say to 1."),
         ({"data": {"max_length": 8}}, DataError, "nothing to learn", "data.max_length ="),
         ({"data": {"source": "nowhere.jsonl"}}, DataError, "no such file", "Check the spelling"),
     ],

@@ -55,11 +55,12 @@ def split(rows: RowSource | Sequence[Row], settings: DataSettings) -> tuple[RowS
     """
     source = as_source(rows)
     if len(source) <= settings.heldout:
+        tenth = max(1, len(source) // 10) if len(source) > 1 else 0
         raise DataError(
             "data.heldout",
             f"{settings.heldout} of {len(source)} rows",
             "Some rows must be left to train on.",
-            "Lower it.",
+            f"Lower it, say to {tenth}.",
         )
     order = array("q", range(len(source)))
     random.Random(settings.seed).shuffle(order)
