@@ -17,6 +17,12 @@ trl_that_trains = pytest.mark.skipif(
 
 
 @pytest.fixture(autouse=True)
+def own_folder(tmp_path, monkeypatch):
+    """Trainers without an `output_dir` make one where they are."""
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(autouse=True)
 def _nothing_said_yet():
     notes._said.clear()
 
