@@ -32,8 +32,8 @@ def is_whole(folder: Path) -> bool:
     try:
         text = (folder / COMPLETE).read_text(encoding="utf-8")
         sizes = json.loads(text) if text else {}  # hasten 0.1 before sizes: a mark alone
-        return all((folder / name).stat().st_size == size for name, size in sizes.items())
-    except (OSError, ValueError, AttributeError, TypeError):
+        return isinstance(sizes, dict) and all((folder / name).stat().st_size == sizes[name] for name in sizes)
+    except (OSError, ValueError):
         return False
 
 
